@@ -1,0 +1,33 @@
+# Thin names over the real tools: uv, ansible-playbook, molecule, pytest. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV  := .venv
+BIN   := $(CURDIR)/$(VENV)/bin
+CACHE := $(or $(DASK_SITE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dask-site)
+# Debian suite of the containerised cluster: bookworm has Slurm 22.05, trixie 24.11.
+SUITE ?= bookworm
+
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+$(VENV)/.stamp: requirements/dev.txt pyproject.toml
+	@echo "==> development environment in $(VENV), from requirements/dev.txt"
+	@python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null \
+	  || (apt-get update -q && apt-get install -y -q --no-install-recommends python3-venv)
+	@test -x $(VENV)/bin/python || python3 -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync -q --require-hashes requirements/dev.txt
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: lock
+lock: ## resolve the locked dependencies again
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 --group dev pyproject.toml \
+	  -o requirements/dev.txt --custom-compile-command "make lock" --upgrade
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 pyproject.toml \
+	  roles/dask_environment/files/requirements.in -o roles/dask_environment/files/requirements.txt \
+	  --custom-compile-command "make lock" --upgrade

@@ -1,0 +1,1 @@
+"""Placement: which task may run on which pool."""
