@@ -1,0 +1,302 @@
+"""The jobs of a cluster: submitted, watched in the queue, matched with workers, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dask_site.cluster.errors import ClusterError
+from dask_site.cluster.hints import pending_hint, submission_hint
+from dask_site.cluster.queue import ENDED as QUEUE_ENDED
+from dask_site.cluster.queue import PENDING as QUEUE_PENDING
+from dask_site.cluster.queue import Queue, QueueEntry
+from dask_site.cluster.records import (
+    CLOSING,
+    ENDED,
+    FAILED,
+    LIVE,
+    PENDING,
+    RUNNING,
+    STARTING,
+    SUBMITTING,
+    JobRecord,
+)
+
+if TYPE_CHECKING:
+    from dask_site.cluster.folder import ClusterFolder
+    from dask_site.cluster.jobs import JobFactory
+    from dask_site.cluster.reaper import Reaper
+    from dask_site.site import Pool
+
+logger = logging.getLogger("dask_site")
+
+# Seconds between questions to the resource manager while jobs are on their way: quick after a
+# change, so that a job that can't start is told at once, then seldom.
+_PACE = (0.5, 1.0, 1.0, 2.0, 3.0, 5.0, 10.0)
+_CALM = 60.0
+_SUBMISSIONS_AT_ONCE = 8
+
+
+class Fleet:
+    """All jobs of one cluster, past ones included.
+
+    Parameters
+    ----------
+    factory : JobFactory
+        Makes the dask-jobqueue jobs.
+    queue : Queue
+        Answers for the resource manager.
+    folder : ClusterFolder
+        Where jobs print to.
+    reaper : Reaper
+        Ends the jobs if this process is gone.
+    job_names : list of str
+        The names under which the resource manager shows this cluster's jobs.
+    """
+
+    def __init__(
+        self,
+        factory: JobFactory,
+        queue: Queue,
+        folder: ClusterFolder,
+        reaper: Reaper,
+        job_names: list[str],
+    ) -> None:
+        self.records: list[JobRecord] = []
+        self.on_change: Callable[[], None] = lambda: None
+        self._factory = factory
+        self._queue = queue
+        self._folder = folder
+        self._reaper = reaper
+        self._job_names = job_names
+        self._by_name: dict[str, JobRecord] = {}
+        self._by_worker: dict[str, JobRecord] = {}
+        self._slots = asyncio.Semaphore(_SUBMISSIONS_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._deaf = False
+        self._watcher = asyncio.create_task(self._watch())
+
+    def of(self, pool: str, *states: str) -> list[JobRecord]:
+        """Return the jobs of a pool in any of `states`; the live ones if none is named."""
+        wanted = states or LIVE
+        return [r for r in self.records if r.pool == pool and r.state in wanted]
+
+    def submit(self, pool: Pool, count: int) -> None:
+        """Ask for `count` more jobs of a pool; returns at once."""
+        first = sum(r.pool == pool.name for r in self.records)
+        for number in range(first, first + count):
+            record = JobRecord(f"{pool.name}-{number}", pool.name, pool.processes)
+            self.records.append(record)
+            self._by_name[record.name] = record
+            self._spawn(self._submit(pool, record))
+
+    async def _submit(self, pool: Pool, record: JobRecord) -> None:
+        async with self._slots:
+            if record.state != SUBMITTING:
+                return
+            try:
+                job = self._factory.make(pool, record.name)
+                await job.start()
+            except (ClusterError, OSError, RuntimeError, ValueError) as error:
+                words = _words_of(error)
+                self._fail(record, f"was refused: {words}", submission_hint(words))
+                return
+        record.job_id = str(job.job_id)
+        self._reaper.watch(record.job_id)
+        if record.state == SUBMITTING:
+            record.enter(PENDING)
+        else:
+            await self._cancel([record])
+        self._changed()
+
+    def worker_joined(self, name: str, address: str, host: str) -> JobRecord | None:
+        """Match a worker to its job; None if it is not one of ours."""
+        record = self._by_name.get(name) or self._by_name.get(name.rpartition("-")[0])
+        if record is None:
+            return None
+        record.workers[address] = name
+        self._by_worker[address] = record
+        record.node = record.node or host
+        if record.state in {SUBMITTING, PENDING, STARTING}:
+            record.enter(RUNNING if len(record.workers) >= record.processes else STARTING)
+        self._changed()
+        return record
+
+    def worker_left(self, address: str) -> None:
+        """Note that a worker is gone; the queue tells why."""
+        record = self._by_worker.pop(address, None)
+        if record is None:
+            return
+        record.workers.pop(address, None)
+        if record.state == RUNNING:
+            record.enter(STARTING, "a worker left")
+        self._changed()
+
+    async def end(self, records: Iterable[JobRecord], grace: float = 0.0) -> None:
+        """End jobs: those whose workers were told to close get `grace` seconds to do so."""
+        ending = [r for r in records if r.state in LIVE | {CLOSING}]
+        for record in ending:
+            record.enter(CLOSING)
+        self._changed()
+        if grace and self._queue.can_look:
+            await self._wait_ended(ending, grace)
+        await self._cancel([r for r in ending if r.state == CLOSING])
+        for record in ending:
+            if record.state == CLOSING:
+                record.enter(ENDED, record.reason or "closed")
+            self._reaper.forget(record.job_id)
+
+    async def stop(self) -> None:
+        """End every job, wait until the resource manager has let go of them, stop watching."""
+        self._watcher.cancel()
+        live = [r for r in self.records if r.state in LIVE | {CLOSING}]
+        waiting = [r for r in live if not r.workers]
+        await asyncio.gather(self.end(waiting), self.end([r for r in live if r.workers], grace=3))
+        # A submission that was under way when it was called off cancels its job itself.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*self._tasks, return_exceptions=True), 30)
+        if self._queue.can_look and live:
+            for record in live:
+                record.state = CLOSING
+            await self._wait_ended(live, 15)
+
+    def output(self, record: JobRecord) -> str:
+        """Return what a job printed so far, standard output first."""
+        if not record.job_id:
+            return ""
+        files = sorted(self._folder.logs.glob(f"*{record.job_id}*"), key=_errors_last)
+        return "".join(_read(path) for path in files)
+
+    async def _wait_ended(self, records: list[JobRecord], seconds: float) -> None:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while any(r.state == CLOSING and r.job_id for r in records):
+            await self._look()
+            if asyncio.get_running_loop().time() > deadline:
+                return
+            await asyncio.sleep(0.3)
+
+    async def _cancel(self, records: list[JobRecord]) -> None:
+        numbers = [r.job_id for r in records if r.job_id]
+        try:
+            await self._queue.cancel(numbers)
+        except ClusterError as error:
+            logger.warning(
+                "Could not cancel jobs %s: %s They end by themselves once they miss the scheduler.",
+                ", ".join(numbers),
+                error,
+            )
+
+    async def _watch(self) -> None:
+        step = 0
+        while True:
+            unsettled = any(r.state in {PENDING, STARTING, CLOSING} for r in self.records)
+            pace = _PACE[min(step, len(_PACE) - 1)] if unsettled else _CALM
+            try:
+                await asyncio.wait_for(self._wake.wait(), pace if unsettled else None)
+                self._wake.clear()
+                step = 0
+                await asyncio.sleep(_PACE[0])
+            except TimeoutError:
+                step += 1
+            try:
+                await self._look()
+            except Exception:
+                logger.exception("Watching the queue went wrong; trying again")
+
+    async def _look(self) -> None:
+        seen = {r.job_id: r for r in self.records if r.job_id and r.state in LIVE | {CLOSING}}
+        if not seen or not self._queue.can_look:
+            return
+        try:
+            entries = await self._queue.look(list(seen), self._job_names)
+        except ClusterError as error:
+            if not self._deaf:
+                logger.warning("The resource manager does not answer; trying on. It said: %s", error)
+            self._deaf = True
+            return
+        self._deaf = False
+        for job_id, entry in entries.items():
+            if job_id in seen and seen[job_id].state in LIVE | {CLOSING}:
+                await self._apply(seen[job_id], entry)
+        self.on_change()
+
+    async def _apply(self, record: JobRecord, entry: QueueEntry) -> None:
+        record.node = entry.node or record.node
+        if entry.phase == QUEUE_ENDED:
+            await self._ended(record, entry)
+        elif record.state == CLOSING:
+            return
+        elif entry.phase == QUEUE_PENDING:
+            record.enter(PENDING, entry.reason)
+            hint = pending_hint(entry.reason)
+            if hint and record.warned != entry.reason:
+                record.warned = entry.reason
+                logger.warning("Waiting: %s can't start: %s. %s", record, entry.reason, hint)
+        elif record.state == PENDING:
+            record.enter(STARTING)
+
+    async def _ended(self, record: JobRecord, entry: QueueEntry) -> None:
+        joined, asked = record.started is not None, record.state == CLOSING
+        self._reaper.forget(record.job_id)
+        if asked:
+            record.enter(ENDED, entry.verdict)
+            return
+        found = await self._queue.verdict(record.job_id) or entry
+        how = f"{found.verdict}{f' ({found.reason})' if found.reason else ''}"
+        if joined and record.workers == {} and found.verdict == "COMPLETED":
+            # Its workers closed because the user or Dask asked them to.
+            record.enter(ENDED, how)
+            return
+        tail = _tail(self.output(record))
+        when = "while it was in use" if joined else "before its worker joined"
+        said = f" Its output ends with:\n{tail}" if tail else " It printed nothing."
+        hint = f"cluster.scale({record.pool}=...) asks for a new one."
+        self._fail(record, f"ended {when}: {how}.{said}", hint)
+
+    def _fail(self, record: JobRecord, what: str, hint: str) -> None:
+        record.enter(FAILED, what)
+        logger.warning("%s%s %s\n%s", str(record)[0].upper(), str(record)[1:], what, hint)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._wake.set()
+        self.on_change()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _words_of(error: Exception) -> str:
+    """Return the resource manager's own words out of dask-jobqueue's report of a failed command."""
+    text = str(error)
+    if "Command exited with non-zero exit code" not in text:
+        return text
+    spoken = re.search(r"stderr:\n(.*)", text, re.DOTALL)
+    return (spoken.group(1).strip() if spoken else "") or text.strip()
+
+
+def _errors_last(path: Path) -> tuple[bool, str]:
+    return path.suffix == ".err", path.name
+
+
+def _read(path: Path, limit: int = 1_000_000) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - limit))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _tail(text: str, lines: int = 12) -> str:
+    kept = deque((line for line in text.splitlines() if line.strip()), lines)
+    return "\n".join(f"    {line}" for line in kept)

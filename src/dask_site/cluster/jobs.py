@@ -1,0 +1,277 @@
+"""From a pool to a job of the site's resource manager, by dask-jobqueue's own Job classes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import import_module, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.config
+import yaml
+
+from dask_site.cluster.resources import worker_resources
+from dask_site.site import format_memory, format_walltime
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from distributed.security import Security
+
+    from dask_site.cluster.folder import ClusterFolder
+    from dask_site.site import Pool, Site
+
+_JOB_CLASSES = {
+    "slurm": ("dask_jobqueue.slurm", "SLURMJob"),
+    "sge": ("dask_jobqueue.sge", "SGEJob"),
+    "pbs": ("dask_jobqueue.pbs", "PBSJob"),
+    "lsf": ("dask_jobqueue.lsf", "LSFJob"),
+    "htcondor": ("dask_jobqueue.htcondor", "HTCondorJob"),
+    "oar": ("dask_jobqueue.oar", "OARJob"),
+    "local": ("dask_site.cluster.local", "LocalProcessJob"),
+}
+
+# The worker's HTTP server has no authentication, so it answers on the loopback only, and with
+# nothing but a health route; see `dask_site.cluster.worker`.
+_WORKER_ARGUMENTS = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+
+
+def job_class(resource_manager: str) -> type:
+    """Return dask-jobqueue's Job class for a resource manager (one of the site file's names)."""
+    module, name = _JOB_CLASSES[resource_manager]
+    cls: type = getattr(import_module(module), name)
+    return cls
+
+
+def job_options(site: Site, pool: Pool) -> dict[str, Any]:
+    """Translate a pool into the keyword arguments of dask-jobqueue's Job class.
+
+    Parameters
+    ----------
+    site : Site
+        Supplies the resource manager, the default account and the prologue of every job.
+    pool : Pool
+        The pool that the job belongs to.
+
+    Returns
+    -------
+    dict
+        Arguments that are meaningful to plain dask-jobqueue as well: nothing in them depends
+        on a running cluster. Memory as text with a binary prefix, walltime as the resource
+        manager writes it.
+    """
+    options: dict[str, Any] = {
+        "cores": pool.cores,
+        "memory": format_memory(pool.memory),
+        "processes": pool.processes,
+        "interface": pool.interface,
+        "local_directory": pool.scratch,
+        "job_script_prologue": [*site.prologue, *pool.prologue],
+        "worker_extra_args": _resource_arguments(pool),
+    }
+    options.update(_MANAGER_OPTIONS[site.resource_manager](site, pool))
+    return options
+
+
+def jobqueue_section(site: Site, pool: Pool) -> dict[str, Any]:
+    """Return a whole section of dask-jobqueue's configuration for one pool.
+
+    `SLURMCluster(config_name=...)` raises KeyError for any key that its section lacks, so the
+    block that dask-jobqueue ships for the resource manager is the base.
+    """
+    overrides = {key.replace("_", "-"): value for key, value in job_options(site, pool).items()}
+    return {**_upstream_section(site.resource_manager), **overrides}
+
+
+class JobFactory:
+    """Makes the jobs of one cluster.
+
+    Parameters
+    ----------
+    site : Site
+        The site whose resource manager and pools are used.
+    scheduler_address : str
+        Where the workers of the jobs connect to.
+    folder : ClusterFolder
+        The cluster's private folder: job scripts and output go there.
+    security : distributed.Security
+        File-based TLS settings; their paths (never their content) reach the job script.
+    """
+
+    def __init__(
+        self, site: Site, scheduler_address: str, folder: ClusterFolder, security: Security
+    ) -> None:
+        self._site = site
+        self._address = scheduler_address
+        self._folder = folder
+        self._security = security
+        base = job_class(site.resource_manager)
+        self._class = type(base.__name__, (_PrivateScript, base), {"folder": folder})
+        for pool in site.pools.values():
+            # A section of its own: the user's and the site's `jobqueue.slurm` are for plain
+            # dask-jobqueue, and their queue must not leak into a pool that names none.
+            dask.config.set({f"jobqueue.{_section(pool)}": jobqueue_section(site, pool)})
+
+    def make(self, pool: Pool, name: str) -> Any:
+        """Return a dask-jobqueue Job, not yet submitted, for `pool`; its worker is called `name`."""
+        arguments = [
+            *_resource_arguments(pool),
+            *_WORKER_ARGUMENTS,
+            "--nanny",
+            "--nworkers",
+            str(pool.processes),
+            "--preload",
+            "dask_site.cluster.gpus",
+        ]
+        prologue = [f"cd {shlex.quote(os.getcwd())} 2>/dev/null || cd /"]
+        prologue += [f"export {line}" for line in _environment(pool)]
+        return self._class(
+            scheduler=self._address,
+            name=name,
+            config_name=_section(pool),
+            security=self._security,
+            job_name=self.job_name(pool),
+            log_directory=str(self._folder.logs),
+            worker_command="dask_site.cluster.worker",
+            worker_extra_args=arguments,
+            job_script_prologue=[*self._site.prologue, *pool.prologue, *prologue],
+        )
+
+    def job_name(self, pool: Pool) -> str:
+        """Return the name that the resource manager shows; unique for the cluster and pool."""
+        return f"dask-{self._folder.cluster_id}-{pool.name}"
+
+
+class _PrivateScript:
+    """Writes the job script into the cluster's private folder, not into /tmp for all to read."""
+
+    folder: ClusterFolder
+
+    @contextmanager
+    def job_file(self) -> Iterator[str]:
+        path = self.folder.write(Path("jobs") / f"{self.name}.sh", self.job_script())  # type: ignore[attr-defined]  # the mixed-in Job
+        yield str(path)
+
+
+def _section(pool: Pool) -> str:
+    return f"dask-site-{pool.name}"
+
+
+def _environment(pool: Pool) -> list[str]:
+    """Return the assignments that a job needs whatever the resource manager hands on."""
+    carried = {"DASK_SITE_POOL": pool.name, "DASK_SITE_PROCESSES": str(pool.processes)}
+    carried |= {k: os.environ[k] for k in ("DASK_ROOT_CONFIG", "DASK_CONFIG") if k in os.environ}
+    return [f"{name}={shlex.quote(value)}" for name, value in carried.items()]
+
+
+def _resource_arguments(pool: Pool) -> list[str]:
+    text = ",".join(f"{name}={amount:g}" for name, amount in worker_resources(pool).items())
+    return ["--resources", text]
+
+
+@lru_cache
+def _upstream_section(resource_manager: str) -> dict[str, Any]:
+    text = resources.files("dask_jobqueue").joinpath("jobqueue.yaml").read_text("utf-8")
+    section: dict[str, Any] = yaml.safe_load(text)["jobqueue"][resource_manager]
+    return section
+
+
+def _hours(walltime: timedelta | None) -> str | None:
+    """Return HH:MM:SS with as many hours as it takes; SGE, PBS, OAR know no days."""
+    if walltime is None:
+        return None
+    seconds = int(walltime.total_seconds())
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _slurm(site: Site, pool: Pool) -> dict[str, Any]:
+    named = {
+        "gres": f"gpu:{pool.gpus}" if pool.gpus else None,
+        "qos": pool.qos,
+        "constraint": pool.constraint,
+        "reservation": pool.reservation,
+    }
+    return {
+        "queue": pool.queue,
+        "account": pool.account or site.account,
+        "walltime": None if pool.walltime is None else format_walltime(pool.walltime),
+        "job_extra_directives": [
+            *(f"--{key}={shlex.quote(value)}" for key, value in named.items() if value),
+            *pool.directives,
+        ],
+    }
+
+
+def _sge(site: Site, pool: Pool) -> dict[str, Any]:
+    return {
+        "queue": pool.queue,
+        "project": pool.account or site.account,
+        "walltime": _hours(pool.walltime),
+        "job_extra_directives": [
+            *([f"-l gpu={pool.gpus}"] if pool.gpus else []),
+            *pool.directives,
+        ],
+    }
+
+
+def _pbs(site: Site, pool: Pool) -> dict[str, Any]:
+    mebibytes = -(-pool.memory // 2**20)
+    chunk = f"select=1:ncpus={pool.cores}:mem={mebibytes}mb"
+    return {
+        "queue": pool.queue,
+        "account": pool.account or site.account,
+        "walltime": _hours(pool.walltime),
+        "resource_spec": f"{chunk}:ngpus={pool.gpus}" if pool.gpus else chunk,
+        "job_extra_directives": list(pool.directives),
+    }
+
+
+def _lsf(site: Site, pool: Pool) -> dict[str, Any]:
+    walltime = _hours(pool.walltime)
+    return {
+        "queue": pool.queue,
+        "project": pool.account or site.account,
+        "walltime": walltime and walltime.rpartition(":")[0],
+        "ncpus": pool.cores,
+        "mem": pool.memory,
+        "job_extra_directives": [
+            *([f'-gpu "num={pool.gpus}"'] if pool.gpus else []),
+            *pool.directives,
+        ],
+    }
+
+
+def _htcondor(_site: Site, pool: Pool) -> dict[str, Any]:
+    directives = dict(line.split("=", 1) for line in pool.directives if "=" in line)
+    extra = {key.strip(): value.strip() for key, value in directives.items()}
+    if pool.gpus:
+        extra["request_gpus"] = str(pool.gpus)
+    return {"disk": "1 GiB", "job_extra_directives": extra}
+
+
+def _oar(site: Site, pool: Pool) -> dict[str, Any]:
+    return {
+        "queue": pool.queue,
+        "project": pool.account or site.account,
+        "walltime": _hours(pool.walltime),
+        "job_extra_directives": list(pool.directives),
+    }
+
+
+def _local(_site: Site, _pool: Pool) -> dict[str, Any]:
+    return {}
+
+
+_MANAGER_OPTIONS = {
+    "slurm": _slurm,
+    "sge": _sge,
+    "pbs": _pbs,
+    "lsf": _lsf,
+    "htcondor": _htcondor,
+    "oar": _oar,
+    "local": _local,
+}

@@ -1,0 +1,155 @@
+"""The jobs of a cluster and the tables that show them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+SUBMITTING = "submitting"
+PENDING = "pending"
+STARTING = "starting"
+RUNNING = "running"
+CLOSING = "closing"
+ENDED = "ended"
+FAILED = "failed"
+
+#: States of a job that is, or may still become, part of the cluster.
+LIVE = frozenset({SUBMITTING, PENDING, STARTING, RUNNING})
+
+
+@dataclass
+class JobRecord:
+    """One job that a cluster asked for.
+
+    Attributes
+    ----------
+    name : str
+        Name of its worker within the cluster, such as ``gpu-0``.
+    pool : str
+        Pool it belongs to.
+    processes : int
+        Workers that it brings.
+    job_id : str
+        The resource manager's number; empty until it was submitted.
+    state : str
+        ``submitting``, ``pending`` (in the queue), ``starting`` (runs, not all workers joined),
+        ``running``, ``closing``, ``ended`` or ``failed``.
+    node : str
+        Where it runs or ran.
+    reason : str
+        Why it is pending, or how it ended, in the resource manager's words.
+    since : datetime
+        When it entered its state, UTC.
+    """
+
+    name: str
+    pool: str
+    processes: int = 1
+    job_id: str = ""
+    state: str = SUBMITTING
+    node: str = ""
+    reason: str = ""
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started: datetime | None = field(default=None, repr=False)
+    finished: datetime | None = field(default=None, repr=False)
+    workers: dict[str, str] = field(default_factory=dict, repr=False)
+    warned: str = field(default="", repr=False)
+
+    def enter(self, state: str, reason: str = "") -> None:
+        """Change the state and note when."""
+        now = datetime.now(UTC)
+        if state != self.state:
+            self.since = now
+            if state in {STARTING, RUNNING} and self.started is None:
+                self.started = now
+            if state in {ENDED, FAILED} and self.finished is None:
+                self.finished = now
+        self.state, self.reason = state, reason
+
+    @property
+    def live(self) -> bool:
+        """Whether it is, or may still become, part of the cluster."""
+        return self.state in LIVE
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, or ran, as far as this process saw it."""
+        if self.started is None:
+            return 0.0
+        return ((self.finished or datetime.now(UTC)) - self.started).total_seconds()
+
+    def __str__(self) -> str:
+        number = f"job {self.job_id}" if self.job_id else "a job"
+        return f"pool {self.pool!r}, {number}{f' on {self.node}' if self.node else ''}"
+
+
+class Table(Sequence[Any]):
+    """Rows of one dataclass, shown as an aligned table in a terminal and as HTML in a notebook.
+
+    Parameters
+    ----------
+    rows : sequence
+        What the table holds; indexing and iterating give these objects.
+    columns : dict
+        Heading to a function from a row to its text. A heading that ends in a space is
+        right-aligned.
+    """
+
+    def __init__(self, rows: Sequence[Any], columns: dict[str, Callable[[Any], str]]) -> None:
+        self._rows = list(rows)
+        self._columns = columns
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return the rows as plain dictionaries, for machines."""
+        return [asdict(row) for row in self._rows]
+
+    def __repr__(self) -> str:
+        cells = [[heading.strip() for heading in self._columns]]
+        cells += [[column(row) for column in self._columns.values()] for row in self._rows]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self._columns))]
+        right = [heading.endswith(" ") for heading in self._columns]
+        return "\n".join(
+            "  ".join(
+                text.rjust(width) if to_right else text.ljust(width)
+                for text, width, to_right in zip(row, widths, right, strict=True)
+            ).rstrip()
+            for row in cells
+        )
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(heading.strip())}</th>" for heading in self._columns)
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td>{html.escape(column(row))}</td>" for column in self._columns.values())
+            + "</tr>"
+            for row in self._rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def job_table(records: Sequence[JobRecord]) -> Table:
+    """Return the table of a cluster's jobs."""
+    return Table(
+        records,
+        {
+            "job": lambda r: r.job_id or "-",
+            "pool": lambda r: r.pool,
+            "node": lambda r: r.node or "-",
+            "state": lambda r: r.state,
+            "since": lambda r: r.since.strftime("%Y-%m-%d %H:%M:%SZ"),
+            "workers ": lambda r: f"{len(r.workers)}/{r.processes}",
+            "reason": lambda r: r.reason.splitlines()[0] if r.reason else "",
+        },
+    )

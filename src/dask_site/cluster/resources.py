@@ -1,0 +1,35 @@
+"""The names under which a pool's workers announce themselves to Dask's scheduler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dask_site.site import Pool
+
+_PREFIX = "pool:"
+# A task that names a pool takes one of these. The pool is a place, not a quantity: it must never
+# be what limits how many tasks run at once, so there are more of them than threads on any node.
+_PLENTY = 1_000_000
+
+
+def pool_resource(pool_name: str) -> str:
+    """Return the name of the Dask resource that stands for a pool."""
+    return f"{_PREFIX}{pool_name}"
+
+
+def pool_restriction(pool_name: str) -> dict[str, float]:
+    """Return the resource restriction of a task that must run on a pool."""
+    return {pool_resource(pool_name): 1}
+
+
+def worker_resources(pool: Pool) -> dict[str, float]:
+    """Return what one worker process of `pool` offers.
+
+    `GPU` is its share of the job's GPUs: the name that Dask's documentation uses, so that
+    ``annotate(resources={"GPU": 1})`` works too.
+    """
+    offered: dict[str, float] = {pool_resource(pool.name): _PLENTY}
+    if pool.gpus:
+        offered["GPU"] = pool.gpus / pool.processes
+    return offered
