@@ -1,0 +1,505 @@
+"""The description of a site: read from one file, judged as a whole, written back in one form."""
+
+import json
+import os
+import string
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
+
+from dask_site.sitefile import fields, find, reader, report, rules
+from dask_site.sitefile.problems import (
+    Document,
+    Finding,
+    Mistake,
+    Problem,
+    SiteError,
+    located,
+    nearest,
+    show,
+    single,
+)
+from dask_site.sitefile.units import (
+    format_memory,
+    format_walltime,
+    parse_memory,
+    parse_walltime,
+)
+
+__all__ = [
+    "Cost",
+    "Environment",
+    "Pool",
+    "Problem",
+    "SchedulerOptions",
+    "Site",
+    "SiteError",
+    "format_memory",
+    "format_walltime",
+    "parse_memory",
+    "parse_walltime",
+]
+
+_MACHINE_SHARE = 0.8
+_MEBIBYTE = 2**20
+
+
+def _no_default(schema: JsonDict) -> None:
+    schema.pop("default", None)
+
+
+class _Part(BaseModel):
+    """What all parts of the description share: nothing unknown in them, and they never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Cost(_Part):
+    """What an hour of the pool costs, in the currency of the site."""
+
+    core_hour: fields.Price = Field(
+        default=0.0, ge=0, description="Price of one core for one hour.", examples=[0.01]
+    )
+    gpu_hour: fields.Price = Field(
+        default=0.0, ge=0, description="Price of one GPU for one hour.", examples=[0.8]
+    )
+
+
+class SchedulerOptions(_Part):
+    """Where the Dask scheduler listens."""
+
+    interface: fields.Token | None = Field(
+        default=None, description="Network interface that compute nodes reach.", examples=["ib0"]
+    )
+    port: fields.Port = Field(
+        default=0, description="Port of the scheduler; 0 takes any free one.", examples=[0, 8786]
+    )
+
+
+class Environment(_Part):
+    """Where the software of the site comes from."""
+
+    provider: Annotated[Literal["wheels"], fields.choice("wheels")] = Field(
+        default="wheels", description="How the environment is installed.", examples=["wheels"]
+    )
+
+
+class Pool(_Part):
+    """One kind of job in which workers run.
+
+    Made by `Site.from_mapping` and its like, which also apply the rules between values; a pool
+    that is built directly has only its own values checked.
+
+    Attributes
+    ----------
+    name : str
+        The key of the pool in the site file.
+    memory : int
+        Bytes per job.
+    walltime : datetime.timedelta or None
+        How long a job may run; None only where the resource manager is ``local``.
+    """
+
+    name: str = Field(exclude=True)
+    queue: fields.Token | None = Field(
+        default=None,
+        description="Queue or partition; left out, the resource manager's default.",
+        examples=["standard"],
+    )
+    cores: Annotated[int, fields.whole(1)] = Field(
+        ge=1, description="CPU cores of one job.", examples=[64]
+    )
+    memory: fields.Memory = Field(
+        description="Memory of one job, with its unit.", examples=["240GiB", "256GB"]
+    )
+    walltime: fields.Walltime | None = Field(
+        default=None,
+        description="How long one job may run; required unless the resource manager is local.",
+        examples=["4h", "90m", "1d", "12:00:00", "1-12:00:00"],
+    )
+    processes: Annotated[int, fields.whole(1)] = Field(
+        default=1, ge=1, description="Worker processes per job.", examples=[1, 4]
+    )
+    gpus: Annotated[int, fields.whole(0)] = Field(
+        default=0, ge=0, description="GPUs of one job, shared evenly by processes.", examples=[4]
+    )
+    max_jobs: Annotated[int, fields.whole(1)] | None = Field(
+        default=None, ge=1, description="Most jobs at once in one cluster.", examples=[50]
+    )
+    exclusive: fields.Flag = Field(
+        default=False,
+        description="Whether only work that names the pool runs there.",
+        examples=[True],
+    )
+    cost: Cost | None = Field(
+        default=None,
+        description="What an hour costs; left out, nothing is charged.",
+        examples=[{"core_hour": 0.01}],
+    )
+    account: fields.Token | None = Field(
+        default=None,
+        description="Account or project; left out, that of the site.",
+        examples=["climate"],
+    )
+    qos: fields.Token | None = Field(
+        default=None, description="Quality of service; Slurm only.", examples=["normal"]
+    )
+    constraint: fields.Constraint | None = Field(
+        default=None, description="Node features; Slurm only.", examples=["icelake"]
+    )
+    reservation: fields.Token | None = Field(
+        default=None, description="Reservation; Slurm only.", examples=["course"]
+    )
+    interface: fields.Token | None = Field(
+        default=None, description="Network interface of the workers.", examples=["ib0"]
+    )
+    scratch: fields.Folder | None = Field(
+        default=None,
+        description="Folder on the node's own disk, where workers spill.",
+        examples=["$TMPDIR", "/scratch"],
+    )
+    directives: list[fields.Directive] = Field(
+        default=[],
+        description="Further lines for the resource manager, without #SBATCH or its like.",
+        examples=[["--hint=nomultithread"]],
+    )
+    prologue: list[fields.ShellLine] = Field(
+        default=[],
+        description="Shell lines that each job runs before its workers, after those of the site.",
+        examples=[["module load cuda"]],
+    )
+    description: fields.Prose = Field(
+        default="", description="A sentence for users.", examples=["Nodes with four GPUs"]
+    )
+
+
+class Site(_Part):
+    """A centre: its resource manager, its pools and what they have in common.
+
+    Made by `load`, `from_text`, `from_mapping` or `find`, which report every mistake at once.
+
+    Attributes
+    ----------
+    schema_version : int
+        The number under ``schema``.
+    pools : dict of str to Pool
+        In the order of the file: cheapest first.
+    default_pool : str
+        Where work goes that asks for nothing; always the name of one of the pools.
+    """
+
+    schema_version: Annotated[Literal[1], fields.version(1)] = Field(
+        alias="schema", title="Schema", description="Version of this format.", examples=[1]
+    )
+    name: fields.Name = Field(description="Name of the centre.", examples=["Example Centre"])
+    resource_manager: Annotated[
+        Literal["slurm", "sge", "pbs", "lsf", "htcondor", "oar", "local"],
+        fields.choice(*rules.MANAGERS),
+    ] = Field(description="What runs the jobs; local stands for this machine.", examples=["slurm"])
+    account: fields.Token | None = Field(
+        default=None, description="Account of every pool that names none.", examples=["climate"]
+    )
+    default_pool: fields.Word = Field(
+        default="",
+        description="Pool for work that asks for nothing; may be left out if there is only one.",
+        examples=["cpu"],
+        json_schema_extra=_no_default,
+    )
+    escalate: list[fields.Word] = Field(
+        default=[],
+        description="Pools for a task that ran out of memory: from one to the next.",
+        examples=[["cpu", "highmem"]],
+    )
+    pools: dict[str, Pool] = Field(
+        description="The pools by name, cheapest first.",
+        examples=[{"cpu": {"cores": 64, "memory": "240GiB", "walltime": "4h"}}],
+        min_length=1,
+        json_schema_extra={"propertyNames": {"pattern": "^[a-z][a-z0-9_-]{0,31}$"}},
+    )
+    scheduler: SchedulerOptions = Field(
+        default=SchedulerOptions(),
+        description="Where the Dask scheduler listens.",
+        examples=[{"interface": "ib0"}],
+    )
+    state_dir: fields.Folder = Field(
+        default="~/.dask-site",
+        description="Each user's folder, on storage that login and compute nodes share.",
+        examples=["~/.dask-site", "/work/$USER/.dask-site"],
+    )
+    prologue: list[fields.ShellLine] = Field(
+        default=[],
+        description="Shell lines that each job runs before its workers.",
+        examples=[["module load dask-site"]],
+    )
+    environment: Environment = Field(
+        default=Environment(),
+        description="Where the software of the site comes from.",
+        examples=[{"provider": "wheels"}],
+    )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Site":
+        """Read a site file; other keys than `dask_site` in it are ignored.
+
+        Raises
+        ------
+        SiteError
+            If the file can't be read or is not right.
+        """
+        return cls.from_text(reader.read_file(path), os.fspath(path))
+
+    @classmethod
+    def from_text(cls, text: str, source: str = "<text>") -> "Site":
+        """Read the YAML or JSON text of a site file; `source` names it in errors.
+
+        Raises
+        ------
+        SiteError
+            If the text is not right; the positions are those in the text.
+        """
+        return cls._judged(reader.read(text, source), source)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], source: str = "<inventory>") -> "Site":
+        """Build a site from values, with or without `dask_site` around them.
+
+        Raises
+        ------
+        SiteError
+            If the values are not right; its problems have paths but no positions.
+        """
+        if isinstance(mapping, Mapping) and reader.ROOT in mapping:
+            mapping = mapping[reader.ROOT]
+        data, found = reader.plain(mapping)
+        return cls._judged(Document(data, findings=found), source)
+
+    @classmethod
+    def find(cls) -> "Site":
+        """Return the site that Dask's configuration describes: the centre's, then the user's.
+
+        Raises
+        ------
+        SiteError
+            If no site is configured, naming the folders that were looked in, or it is not right.
+        """
+        mapping, source = find.from_dask_config(_MODELS)
+        return cls.from_mapping(mapping, source)
+
+    @classmethod
+    def _judged(cls, document: Document, source: str) -> "Site":
+        """Return the site, or raise every finding at once."""
+        if not isinstance(document.data, Mapping):
+            if document.data is not reader.UNREADABLE:
+                mistake = Mistake(
+                    f"{show(document.data)} is not the description of a site",
+                    do="write: schema, name, resource_manager and pools",
+                )
+                document.findings.append(Finding((), document.data, mistake))
+            raise SiteError(located(document), source)
+        data = _without_nothing(document.data, (), document.findings)
+        site = None
+        try:
+            site = cls.model_validate(_prepared(data))
+        except ValidationError as error:
+            document.findings += report.findings(error, _MODELS)
+        document.findings += rules.check(data)
+        if site is None or document.findings:
+            raise SiteError(located(document), source)
+        return site
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the description as JSON-ready values, without `dask_site` around them.
+
+        Defaults are filled in, memory reads as ``240GiB`` and walltime as ``04:00:00``;
+        `from_mapping` makes an equal site of it.
+        """
+        values = self.model_dump(mode="json", by_alias=True)
+        # JSON's own types only: no shared lists, and the order of the pools kept.
+        mapping: dict[str, Any] = json.loads(json.dumps(values))
+        return mapping
+
+    def state_path(self) -> Path:
+        """Return `state_dir` with ``~`` and variables expanded for the calling user.
+
+        Raises
+        ------
+        SiteError
+            If a variable is not set, or the result is not an absolute path.
+        """
+        known = {"HOME": str(Path("~").expanduser()), **os.environ}
+        known.setdefault("USER", _user())
+        try:
+            path = Path(string.Template(self.state_dir).substitute(known)).expanduser()
+        except (KeyError, RuntimeError) as error:
+            why = f"{show(self.state_dir)} can't be expanded: no {str(error).strip(chr(39))}"
+            raise self._state_error(why) from None
+        if not path.is_absolute():
+            raise self._state_error(
+                f"{show(self.state_dir)} is the relative path {show(str(path))}"
+            )
+        return path
+
+    def _state_error(self, why: str) -> SiteError:
+        mend = "set the variable, or write another state_dir"
+        return single(self.name, "dask_site.state_dir", why, mend, value=self.state_dir)
+
+    def with_pools(self, pools: Iterable[str | Pool]) -> "Site":
+        """Return this site with only some of its pools, or with changed ones.
+
+        Parameters
+        ----------
+        pools : iterable of str or Pool
+            Names of pools to keep as they are, and pools that take the place of those of their
+            name. The order of the site is kept; new ones come last.
+
+        Returns
+        -------
+        Site
+            `escalate` is cut to what is left. If the default pool is not left, the first one
+            that is not exclusive takes its place; if all are exclusive, the first one is opened
+            to ordinary work.
+
+        Raises
+        ------
+        SiteError
+            If a name is not a pool of this site, or no pool is left.
+        """
+        chosen = {p if isinstance(p, str) else p.name: p for p in pools}
+        unknown = [n for n, p in chosen.items() if isinstance(p, str) and n not in self.pools]
+        if unknown or not chosen:
+            raise self._unknown_pools(unknown)
+        order = [n for n in self.pools if n in chosen] + [n for n in chosen if n not in self.pools]
+        kept = {n: self.pools[n] if isinstance(chosen[n], str) else chosen[n] for n in order}
+        found = {n: p for n, p in kept.items() if isinstance(p, Pool)}
+        default = self.default_pool
+        if default not in found or found[default].exclusive:
+            default = next((n for n, p in found.items() if not p.exclusive), order[0])
+            found[default] = found[default].model_copy(update={"exclusive": False})
+        escalate = [n for n in self.escalate if n in found]
+        update = {"pools": found, "default_pool": default, "escalate": escalate}
+        return self.model_copy(update=update)
+
+    def _unknown_pools(self, names: list[str]) -> SiteError:
+        known = ", ".join(self.pools)
+        if not names:
+            return single(self.name, "pools", "no pool is left", f"choose from: {known}")
+        problems = []
+        for name in names:
+            near = nearest(name, self.pools)
+            mend = f"write: {near}" if near else f"choose from: {known}"
+            why = f"{show(name)} is not a pool of this site ({known})"
+            problems.append(Problem("pools", name, why, mend))
+        return SiteError(problems, self.name)
+
+    def scaled_to_machine(self, cores: int, memory: int) -> "Site":
+        """Return the site with pools that fit on one machine.
+
+        All pools shrink by one factor, so that a job of each fits together into 80 % of the
+        memory; none grows, and no process gets less than 256 MiB. GPUs and the number of jobs
+        stay as declared.
+
+        Parameters
+        ----------
+        cores : int
+            Cores of the machine; a pool has at most so many, and as many processes at most as
+            share its GPUs evenly.
+        memory : int
+            Bytes of the machine.
+        """
+        small = [_on_cores(pool, max(1, cores)) for pool in self.pools.values()]
+        share = min(1.0, _MACHINE_SHARE * memory / sum(pool.memory for pool in small))
+        scaled = {pool.name: _with_share(pool, share) for pool in small}
+        return self.model_copy(update={"pools": scaled})
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON Schema (draft 2020-12) of a whole site file, for editors."""
+        inner = cls.model_json_schema(by_alias=True, mode="validation")
+        definitions = inner.pop("$defs")
+        pool = definitions["Pool"]
+        del pool["properties"]["name"]
+        pool["required"].remove("name")
+        definitions["Site"] = inner
+        for part in definitions.values():  # the docstring's first paragraph
+            part["description"] = part["description"].partition("\n\n")[0]
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "Site file of dask-site",
+            "description": "An Ansible variables file; only the key dask_site is described.",
+            "type": "object",
+            "required": [reader.ROOT],
+            "properties": {reader.ROOT: {"$ref": "#/$defs/Site"}},
+            "$defs": dict(sorted(definitions.items())),
+        }
+
+
+_MODELS: report.Models = {
+    (): Site,
+    ("scheduler",): SchedulerOptions,
+    ("environment",): Environment,
+    ("pools", "*"): Pool,
+    ("pools", "*", "cost"): Cost,
+}
+
+
+def _without_nothing(
+    data: Mapping[str, Any], path: tuple[str | int, ...], found: list[Finding]
+) -> dict[str, Any]:
+    """Leave out the keys without a value; a pool without one is told, not lost."""
+    kept: dict[str, Any] = {}
+    for key, value in data.items():
+        here = (*path, key)
+        if value is None and path == ("pools",):
+            mistake = Mistake("the pool is empty", do="describe the pool, or remove its name")
+            found.append(Finding(here, None, mistake, blocks=True))
+            kept[key] = reader.UNREADABLE
+        elif isinstance(value, Mapping):
+            kept[key] = _without_nothing(value, here, found)
+        elif value is not None:
+            kept[key] = value
+    return kept
+
+
+def _prepared(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the mapping as the models want it: each pool with its name, and a default pool."""
+    pools = data.get("pools")
+    if not isinstance(pools, Mapping):
+        return data
+    named = {
+        key: {**value, "name": key} if isinstance(value, Mapping) else value
+        for key, value in pools.items()
+    }
+    default = {"default_pool": next(iter(pools))} if len(pools) == 1 else {}
+    return {**default, **data, "pools": named}
+
+
+def _on_cores(pool: Pool, cores: int) -> Pool:
+    """Return the pool with no more cores; its processes keep their size, if not their number."""
+    most = min(pool.processes, cores)
+    processes = max(n for n in range(1, most + 1) if not pool.gpus or pool.gpus % n == 0)
+    return pool.model_copy(
+        update={
+            "cores": min(pool.cores, cores),
+            "processes": processes,
+            "memory": pool.memory * processes // pool.processes,
+        }
+    )
+
+
+def _with_share(pool: Pool, share: float) -> Pool:
+    each = pool.memory // pool.processes
+    if share < 1.0:
+        each = max(rules.LEAST_MEMORY, int(each * share) // _MEBIBYTE * _MEBIBYTE)
+    return pool.model_copy(update={"memory": each * pool.processes})
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
