@@ -1,20 +1,52 @@
-"""Imported by the fork server of a worker job: what every worker needs, before it is forked."""
+"""A fork server that is a fork of this process, so that distributed is imported once for all.
+
+The standard library's fork server is a fresh interpreter: each job would import distributed twice,
+which is most of the time between a job's start and its worker. What is touched of the standard
+library and of distributed is private; `tests/contract/test_forkserver.py` holds it in place.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
+import sys
+from multiprocessing import connection, forkserver
+from typing import Any
 
-import dask.config
 import distributed.utils
 
-# The nanny sets these before it spawns; a fork of this process would not see it.
-for _name, _value in dask.config.get("distributed.nanny.pre-spawn-environ").items():
-    os.environ.setdefault(_name, str(_value))
 
+def start() -> None:
+    """Fork the server that `multiprocessing` will ask for new processes.
 
-def skip_upstream_preload() -> None:
-    """Keep distributed from importing NumPy and pandas in the nanny.
-
-    It does so to choose modules for a fork server that it would start itself; ours runs already.
+    Call it while this process has one thread and no event loop: its children start as copies of
+    what it is at that moment.
     """
+    address = connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]  # in no stub
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        alive_read, alive_write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(alive_write)
+            _serve(listener.detach(), alive_read)
+    os.close(alive_read)
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]  # in no stub
+    server._forkserver_address = address
+    server._forkserver_alive_fd = alive_write
+    server._forkserver_pid = pid
+    # Otherwise distributed imports NumPy and pandas here, to have its own fork server load them.
     distributed.utils._forkserver_preload_set = True
+
+
+def _serve(listener: int, alive: int) -> None:
+    try:
+        # Standard input is the job's; a worker must not read it.
+        forkserver.main(listener, alive, [])
+    except SystemExit:
+        pass
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -43,8 +44,24 @@ _WORKER_ARGUMENTS = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
 def job_class(resource_manager: str) -> type:
     """Return dask-jobqueue's Job class for a resource manager (one of the site file's names)."""
     module, name = _JOB_CLASSES[resource_manager]
-    cls: type = getattr(import_module(module), name)
+    with _signals_left_alone():
+        cls: type = getattr(import_module(module), name)
     return cls
+
+
+@contextmanager
+def _signals_left_alone() -> Iterator[None]:
+    """Keep an import from setting signal handlers.
+
+    dask_jobqueue.runner sets SIGINT to `sys.exit` when it is imported (0.9.0): Ctrl-C would no
+    longer be a KeyboardInterrupt, and an import outside the main thread fails.
+    """
+    original = signal.signal
+    signal.signal = lambda *_: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = original
 
 
 def job_options(site: Site, pool: Pool) -> dict[str, Any]:
@@ -127,8 +144,7 @@ class JobFactory:
             "--preload",
             "dask_site.cluster.gpus",
         ]
-        prologue = [f"cd {shlex.quote(os.getcwd())} 2>/dev/null || cd /"]
-        prologue += [f"export {line}" for line in _environment(pool)]
+        exports = [f"export {line}" for line in _environment(self._site, pool)]
         return self._class(
             scheduler=self._address,
             name=name,
@@ -138,7 +154,7 @@ class JobFactory:
             log_directory=str(self._folder.logs),
             worker_command="dask_site.cluster.worker",
             worker_extra_args=arguments,
-            job_script_prologue=[*self._site.prologue, *pool.prologue, *prologue],
+            job_script_prologue=[*exports, *self._site.prologue, *pool.prologue],
         )
 
     def job_name(self, pool: Pool) -> str:
@@ -161,11 +177,22 @@ def _section(pool: Pool) -> str:
     return f"dask-site-{pool.name}"
 
 
-def _environment(pool: Pool) -> list[str]:
+def _environment(site: Site, pool: Pool) -> list[str]:
     """Return the assignments that a job needs whatever the resource manager hands on."""
-    carried = {"DASK_SITE_POOL": pool.name, "DASK_SITE_PROCESSES": str(pool.processes)}
-    carried |= {k: os.environ[k] for k in ("DASK_ROOT_CONFIG", "DASK_CONFIG") if k in os.environ}
-    return [f"{name}={shlex.quote(value)}" for name, value in carried.items()]
+    assignments = {
+        "DASK_SITE_POOL": pool.name,
+        "DASK_SITE_PROCESSES": str(pool.processes),
+        # Read by the C library when a process starts, so too late for distributed's nanny.
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+    }
+    for name in ("DASK_ROOT_CONFIG", "DASK_CONFIG"):
+        if name in os.environ:
+            assignments[name] = os.path.abspath(os.environ[name])
+    if site.resource_manager == "local" and pool.gpus:
+        assignments["CUDA_VISIBLE_DEVICES"] = os.environ.get(
+            "CUDA_VISIBLE_DEVICES", ",".join(map(str, range(pool.gpus)))
+        )
+    return [f"{name}={shlex.quote(value)}" for name, value in assignments.items()]
 
 
 def _resource_arguments(pool: Pool) -> list[str]:

@@ -1,8 +1,6 @@
 """What a worker job runs: `python -m dask_site.cluster.worker`, with the options of `dask worker`.
 
-Dask's own command, started so that the time from the job's start to the joined worker is short.
-A nanny imports distributed, then spawns its worker, which imports it again. Here a fork server
-does the second import while the nanny does the first; the worker is a fork of it.
+Dask's own command, started so that little time passes between the job's start and its workers.
 """
 
 from __future__ import annotations
@@ -11,12 +9,12 @@ import os
 import shutil
 import sys
 import tempfile
-from multiprocessing import forkserver
 
+# What distributed's nanny gives its workers ("distributed.nanny.pre-spawn-environ"). Set here as
+# well, since NumPy's libraries read it when they are loaded, and our workers are forks of a
+# process that has loaded them.
+_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _ENVIRONMENT = {
-    # Read by the C library when a process starts; distributed sets it in the nanny, whose
-    # environment the fork server does not see.
-    "MALLOC_TRIM_THRESHOLD_": "65536",
     "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver",
     # Nothing listens without authentication.
     "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
@@ -26,16 +24,19 @@ _ENVIRONMENT = {
 
 def main() -> None:
     """Start the fork server, then Dask's worker command in a private scratch folder."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    forkserver.set_forkserver_preload(["dask_site.cluster.forkserver"])
-    forkserver.ensure_running()
+    import dask.config
+
+    configured = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    for name, value in {**_THREADS, **configured, **_ENVIRONMENT}.items():
+        os.environ.setdefault(name, str(value))
+    dask.config.refresh()
+
+    from dask_site.cluster import forkserver
+    from distributed.cli.dask_worker import main as dask_worker
+
+    forkserver.start()
     scratch = _private_scratch()
     try:
-        from dask_site.cluster.forkserver import skip_upstream_preload
-        from distributed.cli.dask_worker import main as dask_worker
-
-        skip_upstream_preload()
         dask_worker(prog_name="dask_site.cluster.worker")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,547 @@
+"""One Dask cluster with several kinds of nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import weakref
+from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.config
+from distributed.core import Status, rpc
+from distributed.deploy.cluster import Cluster as DaskCluster
+from distributed.utils import Log, Logs, silence_logging_cmgr
+
+from dask_site.cluster import views
+from dask_site.cluster.errors import ClusterError, PoolError, unknown_pool
+from dask_site.cluster.fleet import Fleet
+from dask_site.cluster.folder import ClusterFolder
+from dask_site.cluster.jobs import JobFactory, job_class
+from dask_site.cluster.queue import queue_for
+from dask_site.cluster.reaper import Reaper
+from dask_site.cluster.records import FAILED, JobRecord, Table, job_table
+from dask_site.cluster.scheduler import PoolPlugin, PoolScheduler
+from dask_site.cluster.summary import Summary
+from dask_site.placement.pool import register
+from dask_site.site import Site
+
+if TYPE_CHECKING:
+    from dask_site.site import Pool
+
+logger = logging.getLogger("dask_site")
+_instances: weakref.WeakSet[Cluster] = weakref.WeakSet()
+
+
+class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
+    """A scheduler in this process, and workers in jobs on the site's pools.
+
+    Starts with no workers; `scale` asks for them. Encrypted and closed to strangers by default.
+    Closing it, leaving its `with` block, or the end of this process by whatever cause, leaves
+    no job in the queue and no file behind.
+
+    Parameters
+    ----------
+    site : Site, path or mapping, optional
+        A site description or the file that holds it. By default the one that the site installed
+        (``module load dask-site``) with your changes from ``~/.config/dask`` on top.
+    pools : sequence of str, optional
+        Use only these pools. By default all of the site.
+    account : str, optional
+        Account that the jobs are charged to.
+    name : str, optional
+        Name of the cluster; a random one by default.
+    dashboard : bool, optional
+        Serve Dask's dashboard on this node's loopback. It has no login: on a shared node every
+        local user could read it, so the default is only where no resource manager is.
+    port : int, optional
+        The scheduler's port; by default the site's, where 0 is any free one.
+    silence_logs : str, optional
+        Level under which distributed's own log messages are dropped.
+    asynchronous : bool, optional
+        For use in coroutines: ``async with Cluster(asynchronous=True) as cluster``.
+
+    Raises
+    ------
+    SiteError
+        If there is no site description, or it has errors; the message lists all of them.
+    ValueError
+        If a pool is named that isn't there.
+    ClusterError
+        If the scheduler's port is taken, or the private folder can't be written.
+
+    Examples
+    --------
+    >>> with Cluster() as cluster, cluster.get_client():  # doctest: +SKIP
+    ...     cluster.scale(cpu=4, gpu=1)
+    ...     cluster.wait_for_workers()
+    ...     with pool("gpu"):
+    ...         y = model(x).persist()
+    """
+
+    _supports_scaling = False  # dask's widget knows one number; pools have one each
+
+    def __init__(
+        self,
+        site: Site | str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        *,
+        pools: Sequence[str] | None = None,
+        account: str | None = None,
+        name: str | None = None,
+        dashboard: bool | None = None,
+        port: int | None = None,
+        silence_logs: str = "error",
+        asynchronous: bool = False,
+        loop: Any = None,
+    ) -> None:
+        self.status = Status.created
+        self.site = _site(site, pools, account)
+        self._local = self.site.resource_manager == "local"
+        self._dashboard = self._local if dashboard is None else dashboard
+        self._port = self.site.scheduler.port if port is None else port
+        self._targets = dict.fromkeys(self.site.pools, 0)
+        self._summary = Summary()
+        self._fleet: Fleet | None = None
+        self._folder: ClusterFolder | None = None
+        self._reaper: Reaper | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._stack = ExitStack()
+        super().__init__(asynchronous=asynchronous, loop=loop, quiet=True, name=name)
+        self._stack.enter_context(silence_logging_cmgr(level=silence_logs))
+        _instances.add(self)
+        register(self)
+        if not self.called_from_running_loop:
+            self._loop_runner.start()
+            try:
+                self.sync(self._start)
+            except BaseException:
+                self.close()
+                raise
+
+    # -- life ------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        if self.status != Status.created:
+            return
+        self.status = Status.starting
+        self._changed = asyncio.Event()
+        self._folder = ClusterFolder(self.site.state_path())
+        self.security = self._folder.security()
+        self.scheduler = await self._start_scheduler()
+        factory = JobFactory(self.site, self.scheduler.address, self._folder, self.security)
+        names = [factory.job_name(pool) for pool in self.site.pools.values()]
+        queue = queue_for(
+            self.site.resource_manager, job_class(self.site.resource_manager).cancel_command
+        )
+        self._reaper = Reaper(str(self._folder.path), *queue.cancel_commands(names))
+        self._fleet = Fleet(factory, queue, self._folder, self._reaper, names)
+        self._fleet.on_change = self._changed.set
+        await self.scheduler.register_scheduler_plugin(
+            PoolPlugin(self._fleet, self._summary), idempotent=False
+        )
+        self.scheduler_comm = rpc(
+            self.scheduler.address, connection_args=self.security.get_connection_args("client")
+        )
+        await super()._start()
+
+    async def _start_scheduler(self) -> PoolScheduler:
+        exclusive = [pool.name for pool in self.site.pools.values() if pool.exclusive]
+        if len(exclusive) == len(self.site.pools):
+            exclusive = []  # with nothing else to run on, work that names no pool would never run
+        routes = {} if self._dashboard else {"distributed.scheduler.http.routes": _HEALTH}
+        try:
+            with dask.config.set(routes):
+                scheduler = PoolScheduler(
+                    exclusive=exclusive,
+                    interface=self.site.scheduler.interface,
+                    host="127.0.0.1" if self._local and not self.site.scheduler.interface else None,
+                    port=self._port,
+                    protocol="tls://",
+                    security=self.security,
+                    dashboard=self._dashboard,
+                    dashboard_address="127.0.0.1:8787" if self._dashboard else "127.0.0.1:0",
+                )
+                await scheduler
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ClusterError(
+                f"The scheduler can't listen on port {self._port} of "
+                f"{self.site.scheduler.interface or 'this node'}: {_cause(error)}. "
+                "Cluster(port=0) takes any free port; the site file's `scheduler` names the "
+                "interface and the port."
+            ) from None
+        return scheduler
+
+    async def _close(self) -> None:
+        if self.status in {Status.closing, Status.closed}:
+            return
+        started = self.status == Status.running
+        self.status = Status.closing
+        scheduler = getattr(self, "scheduler", None)
+        if scheduler is not None:
+            # Workers are told first, so that their jobs end by themselves: COMPLETED, not CANCELLED.
+            with contextlib.suppress(OSError, TimeoutError):
+                await asyncio.wait_for(_dismiss_workers(scheduler), 10)
+        if self._fleet is not None:
+            await self._fleet.stop()
+        if started:
+            await super()._close()
+        if scheduler is not None:
+            with contextlib.suppress(OSError, TimeoutError):
+                await asyncio.wait_for(scheduler.close(), 10)
+        if self._folder is not None:
+            self._folder.remove()
+        if self._reaper is not None:
+            self._reaper.dismiss()
+        self._stack.close()
+        self.status = Status.closed
+
+    def close(self, timeout: float | None = None) -> Awaitable[None] | None:
+        """End all jobs, wait for the resource manager to let go of them, delete the keys."""
+        waitable: Awaitable[None] | None = super().close(timeout)
+        if not self.asynchronous:
+            self._loop_runner.stop()
+        return waitable
+
+    def __await__(self) -> Generator[Any, None, Cluster]:
+        async def started() -> Cluster:
+            await self._start()
+            return self
+
+        return started().__await__()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the cluster runs."""
+        return bool(self.status == Status.running)
+
+    # -- workers ---------------------------------------------------------------------------
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """The pools of this cluster by name, cheapest first."""
+        return self.site.pools
+
+    def target(self, pool: str) -> int:
+        """Return how many workers a pool was asked for."""
+        return self._targets[pool]
+
+    def scale(self, n: int | None = None, **pools: int) -> Awaitable[None] | None:
+        """Set how many workers each pool shall have; pools that aren't named stay as they are.
+
+        Returns at once; `wait_for_workers` waits. Where a job brings several workers
+        (`processes` of the pool), whole jobs are asked for. Workers that go hand their results
+        to those that stay.
+
+        Parameters
+        ----------
+        n : int, optional
+            Workers of the site's default pool.
+        **pools : int
+            Workers by pool: ``scale(cpu=4, gpu=1)``; ``scale(**{"big-mem": 1})``.
+
+        Raises
+        ------
+        ValueError
+            For a pool that isn't there, a negative number, or more jobs than the pool's max_jobs.
+        """
+        return self.sync(self._scale, self._wanted(n, pools))
+
+    def scale_down(self, workers: Iterable[str] | str) -> Awaitable[None] | None:
+        """Take away certain workers, with their results moved to others.
+
+        Parameters
+        ----------
+        workers : str or iterable of str
+            Names (``gpu-0``), addresses or job numbers. A job ends as a whole.
+
+        Raises
+        ------
+        ValueError
+            If one of them is no worker of this cluster.
+        """
+        named = [workers] if isinstance(workers, str) else list(workers)
+        return self.sync(self._scale_down, named)
+
+    def adapt(self, *_: Any, **__: Any) -> None:
+        """Refuse: dask's Adaptive knows one kind of worker, and would wait for ever on a pool.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(
+            "This version does not scale pools by itself. Ask for workers: cluster.scale(cpu=4); "
+            "cluster.scale(cpu=0) gives them back."
+        )
+
+    def wait_for_workers(
+        self, n_workers: int | None = None, timeout: float | None = None, **pools: int
+    ) -> Awaitable[None] | None:
+        """Wait until workers are there: those named, or else all that were asked for.
+
+        Says on a terminal what it waits for.
+
+        Parameters
+        ----------
+        n_workers : int, optional
+            Workers in all, whatever their pool.
+        timeout : float, optional
+            Seconds after which to give up.
+        **pools : int
+            Workers by pool.
+
+        Raises
+        ------
+        PoolError
+            As soon as a pool's jobs failed so that it can't get there; the message says why.
+        TimeoutError
+            After `timeout` seconds, with what was missing.
+        """
+        wanted = self._wanted(None, pools) if pools else {}
+        return self.sync(self._wait_for_workers, n_workers, wanted, timeout)
+
+    def _wanted(self, n: int | None, pools: Mapping[str, int]) -> dict[str, int]:
+        wanted = dict(pools)
+        if n is not None:
+            wanted[self.site.default_pool] = n
+        for name, count in wanted.items():
+            if name not in self.pools:
+                raise unknown_pool(name, self.pools, f"Cluster {self.name}")
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+                raise ValueError(f"scale({name}={count!r}): a number of workers, 0 or more.")
+            pool = self.pools[name]
+            jobs = -(-count // pool.processes)
+            if pool.max_jobs is not None and jobs > pool.max_jobs:
+                raise ValueError(
+                    f"scale({name}={count}) takes {jobs} jobs; pool {name!r} of {self.site.name} "
+                    f"allows {pool.max_jobs}: at most scale({name}={pool.max_jobs * pool.processes})."
+                )
+        return wanted
+
+    async def _scale(self, wanted: Mapping[str, int]) -> None:
+        fleet = self._running_fleet()
+        surplus: list[JobRecord] = []
+        for name, count in wanted.items():
+            self._targets[name] = count
+            pool = self.pools[name]
+            live = fleet.of(name)
+            jobs = -(-count // pool.processes)
+            fleet.submit(pool, max(0, jobs - len(live)))
+            surplus += sorted(live, key=self._cost_of_losing)[: max(0, len(live) - jobs)]
+        self._retire(surplus)
+
+    async def _scale_down(self, named: Sequence[str]) -> None:
+        fleet = self._running_fleet()
+        leaving = []
+        for name in named:
+            found = [
+                r
+                for r in fleet.records
+                if r.live
+                and (name in {r.name, r.job_id} or name in r.workers or name in r.workers.values())
+            ]
+            if not found:
+                here = ", ".join(r.name for r in fleet.records if r.live) or "none"
+                raise ValueError(f"No worker {name!r} in cluster {self.name}; it has {here}.")
+            leaving += [record for record in found if record not in leaving]
+        for record in leaving:
+            pool = self.pools[record.pool]
+            self._targets[record.pool] = max(0, self._targets[record.pool] - pool.processes)
+        self._retire(leaving)
+
+    def _retire(self, records: list[JobRecord]) -> None:
+        if records:
+            task = asyncio.create_task(self._retire_gracefully(records))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _retire_gracefully(self, records: list[JobRecord]) -> None:
+        fleet = self._running_fleet()
+        addresses = [address for record in records for address in record.workers]
+        await fleet.end([r for r in records if not r.workers])
+        if not addresses:
+            return
+        # By address: upstream's SpecCluster hands over names, which the scheduler takes for
+        # addresses of workers that left already, and their results are computed again.
+        retired = await self.scheduler.retire_workers(
+            workers=addresses, close_workers=True, remove=True
+        )
+        for record in records:
+            stuck = [a for a in record.workers if a not in retired and a in self.scheduler.workers]
+            if stuck:
+                self._targets[record.pool] += self.pools[record.pool].processes
+                logger.warning(
+                    "Kept %s: it holds results that no other worker can take. Ask for room first, "
+                    "or free the results.",
+                    record,
+                )
+            else:
+                await fleet.end([record], grace=10)
+
+    def _cost_of_losing(self, record: JobRecord) -> tuple[int, int, int]:
+        workers = [self.scheduler.workers[a] for a in record.workers if a in self.scheduler.workers]
+        return (
+            len(workers),
+            sum(len(ws.processing) for ws in workers),
+            sum(ws.nbytes for ws in workers),
+        )
+
+    async def _wait_for_workers(
+        self, n_workers: int | None, wanted: dict[str, int], timeout: float | None
+    ) -> None:
+        fleet = self._running_fleet()
+        wanted = wanted or ({} if n_workers is not None else dict(self._targets))
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        with views.Progress(sys.stderr) as progress:
+            while True:
+                self._changed.clear()
+                missing = views.missing(fleet.records, wanted, n_workers)
+                if not missing:
+                    return
+                self._refuse_hopeless(missing)
+                waited = loop.time() - begun
+                if timeout is not None and waited > timeout:
+                    raise TimeoutError(
+                        f"After {timeout:g} s still waiting for "
+                        f"{views.waiting(fleet.records, missing)}"
+                    )
+                progress.show(f"Waiting for {views.waiting(fleet.records, missing)}", waited)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), 0.5)
+
+    def _refuse_hopeless(self, missing: Mapping[str, tuple[int, int]]) -> None:
+        fleet = self._running_fleet()
+        for name, (_, wanted) in missing.items():
+            if name not in self.pools:
+                continue
+            reachable = sum(r.processes for r in fleet.of(name))
+            if reachable >= wanted:
+                continue
+            failed = fleet.of(name, FAILED)
+            if failed:
+                raise PoolError(f"Pool {name!r} can't bring {wanted} workers: {failed[-1]} {failed[-1].reason}")
+            if self._targets[name] < wanted:
+                raise PoolError(
+                    f"Pool {name!r} was asked for {self._targets[name]} workers, so {wanted} will "
+                    f"never be there. Ask for them: cluster.scale({name}={wanted})"
+                )
+
+    def _running_fleet(self) -> Fleet:
+        if self._fleet is None:
+            raise ClusterError(f"Cluster {self.name} has not started.")
+        return self._fleet
+
+    # -- looking at it ---------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> Table:
+        """The jobs of this cluster, past ones included: job, pool, node, state, since, reason."""
+        return job_table(self._fleet.records if self._fleet else [])
+
+    @property
+    def summary(self) -> Table:
+        """What each pool did so far: jobs, hours allocated, tasks, busy time, cost."""
+        return views.summary_table(self.pools, self._fleet.records if self._fleet else [], self._summary)
+
+    def logs(self, pool: str | None = None, *, job: str | None = None, lines: int | None = None) -> Logs:
+        """Return what the jobs printed.
+
+        Parameters
+        ----------
+        pool : str, optional
+            Only the jobs of this pool.
+        job : str, optional
+            Only this job: its number, or its name such as ``gpu-0``.
+        lines : int, optional
+            Only the last lines of each.
+
+        Returns
+        -------
+        dict of str
+            Text by job, shown readably in a notebook.
+
+        Raises
+        ------
+        ValueError
+            If the pool isn't there.
+        """
+        if pool is not None and pool not in self.pools:
+            raise unknown_pool(pool, self.pools, f"Cluster {self.name}")
+        fleet = self._running_fleet()
+        logs = Logs()
+        for record in fleet.records:
+            if pool not in {None, record.pool} or job not in {None, record.job_id, record.name}:
+                continue
+            text = fleet.output(record)
+            if lines is not None:
+                text = "\n".join(text.splitlines()[-lines:])
+            logs[f"{record.name} (job {record.job_id or '-'})"] = Log(text)
+        return logs
+
+    def __repr__(self) -> str:
+        return views.cluster_text(self)
+
+    def _repr_html_(self, cluster_status: Any = None) -> str:  # noqa: ARG002  # dask's signature
+        return views.cluster_html(self)
+
+
+_HEALTH = ["distributed.http.health"]
+
+
+def _site(
+    site: Site | str | os.PathLike[str] | Mapping[str, Any] | None,
+    pools: Sequence[str] | None,
+    account: str | None,
+) -> Site:
+    if site is None:
+        found = Site.find()
+    elif isinstance(site, Site):
+        found = site
+    elif isinstance(site, Mapping):
+        found = Site.from_mapping(site)
+    else:
+        found = Site.load(Path(site))
+    for name in pools or ():
+        if name not in found.pools:
+            raise unknown_pool(name, found.pools, found.name)
+    if pools is not None:
+        found = found.with_pools(list(pools))
+    if account is not None:
+        found = found.with_account(account)
+    if found.resource_manager == "local":
+        import psutil
+
+        found = found.scaled_to_machine(os.cpu_count() or 1, psutil.virtual_memory().total)
+    return found
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return getattr(error, "strerror", None) or str(error)
+
+
+async def _dismiss_workers(scheduler: PoolScheduler) -> None:
+    """Tell every worker to close, without moving its results, and wait until they have left."""
+    for address in list(scheduler.workers):
+        scheduler.close_worker(address)
+    while scheduler.workers:
+        await asyncio.sleep(0.05)
+
+
+@atexit.register
+def _close_all() -> None:
+    for cluster in list(_instances):
+        if cluster.status not in {Status.closed, Status.created} and not cluster.asynchronous:
+            with contextlib.suppress(Exception):
+                cluster.close(timeout=30)
+
+
