@@ -1,8 +1,175 @@
 """The `dask-site` command; also `dask site`."""
 
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import click
 
+from dask_site import __version__
+from dask_site.site import Pool, Site, SiteError, format_memory, format_walltime
+from dask_site.sitefile import reader
 
-@click.group()
+_INVALID = 2
+_HEADS = (
+    "pool",
+    "queue",
+    "cores",
+    "memory",
+    "GPUs",
+    "processes",
+    "walltime",
+    "max jobs",
+    "exclusive",
+)
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def _examples(*lines: str) -> str:
+    """Return the end of a help text, marked so that click does not fill its lines."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+# Also `dask site`: there the command goes by the name of the group.
+@click.group(
+    name="site",
+    context_settings=_CONTEXT,
+    epilog=_examples(
+        "dask-site check inventories/mycentre/group_vars/all/site.yml", "dask-site pools"
+    ),
+)
+@click.version_option(__version__, prog_name="dask-site")
 def main() -> None:
-    """Dask for HPC centres."""
+    """Dask for HPC centres: check and render the description of a site."""
+
+
+@main.command(
+    epilog=_examples(
+        "dask-site check site.yml", "dask-site check --json inventories/*/group_vars/all/site.yml"
+    )
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--json", "as_json", is_flag=True, help="Print the problems as a JSON list.")
+def check(files: tuple[str, ...], as_json: bool) -> None:
+    """Check site files; - reads YAML or JSON from standard input.
+
+    Prints every mistake with its place and its mend, and exits with 2 if there is any.
+    """
+    errors: list[SiteError] = []
+    for file in files:
+        try:
+            site = _load(file)
+        except SiteError as error:
+            errors.append(error)
+            if not as_json:
+                _print_error(error)
+            continue
+        if not as_json:
+            click.echo(f"{_source(file)}: ok: {_summary(site)}")
+    if as_json:
+        _print_json([{"file": e.source, **p.to_mapping()} for e in errors for p in e.problems])
+    if errors:
+        sys.exit(_INVALID)
+
+
+@main.command(epilog=_examples("dask-site schema > site.schema.json"))
+def schema() -> None:
+    """Print the JSON Schema of a site file, for editors that complete and check YAML."""
+    _print_json(Site.json_schema())
+
+
+@main.command(
+    epilog=_examples(
+        "dask-site render site site.yml > etc/dask/site.yaml",
+        "dask-site render jobqueue site.yml > etc/dask/jobqueue.yaml",
+    )
+)
+@click.argument("what", type=click.Choice(["site", "jobqueue"]))
+@click.argument("file")
+def render(what: str, file: str) -> None:
+    """Print a file of Dask's configuration folder, made from the site file FILE (- for stdin)."""
+    from dask_site.render import render_jobqueue_yaml, render_site_yaml
+
+    renderers: dict[str, Callable[[Site], str]] = {
+        "site": render_site_yaml,
+        "jobqueue": render_jobqueue_yaml,
+    }
+    with _site_errors():
+        click.echo(renderers[what](_load(file)), nl=False)
+
+
+@main.command(epilog=_examples("dask-site pools", "dask-site pools --json site.yml"))
+@click.argument("file", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the pools as JSON.")
+def pools(file: str | None, as_json: bool) -> None:
+    """Show the pools of this site, or of the site file FILE (- for stdin)."""
+    with _site_errors():
+        site = _load(file) if file else Site.find()
+    if as_json:
+        _print_json(site.to_mapping()["pools"])
+    else:
+        click.echo(_table(site))
+
+
+def _load(file: str) -> Site:
+    if file != "-":
+        return Site.load(file)
+    content = click.get_binary_stream("stdin").read()
+    return Site.from_text(reader.decode(content, _source(file)), _source(file))
+
+
+def _source(file: str) -> str:
+    return "<stdin>" if file == "-" else click.format_filename(file)
+
+
+@contextmanager
+def _site_errors() -> Iterator[None]:
+    try:
+        yield
+    except SiteError as error:
+        _print_error(error)
+        sys.exit(_INVALID)
+
+
+def _print_error(error: SiteError) -> None:
+    mark = ": error: "
+    for line in str(error).splitlines():
+        place, found, rest = line.partition(mark)
+        bright = click.style(mark, fg="red", bold=True)
+        click.echo(place + (bright if found else "") + rest, err=True)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def _summary(site: Site) -> str:
+    count = len(site.pools)
+    names = ", ".join(site.pools)
+    return f"{site.name}, {site.resource_manager}, {count} pool{'s'[: count != 1]} ({names})"
+
+
+def _table(site: Site) -> str:
+    rows = [list(_HEADS), *map(_row, site.pools.values())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    return "\n".join(lines)
+
+
+def _row(pool: Pool) -> list[str]:
+    return [
+        pool.name,
+        pool.queue or "-",
+        str(pool.cores),
+        format_memory(pool.memory),
+        str(pool.gpus or "-"),
+        str(pool.processes),
+        format_walltime(pool.walltime) if pool.walltime else "-",
+        str(pool.max_jobs or "-"),
+        "yes" if pool.exclusive else "-",
+    ]
+
+
+if __name__ == "__main__":
+    main(prog_name="dask-site")

@@ -249,7 +249,7 @@ class Site(_Part):
         SiteError
             If the file can't be read or is not right.
         """
-        return cls.from_text(reader.read_file(path), os.fspath(path))
+        return cls.from_text(reader.read_file(path), os.fsdecode(path))
 
     @classmethod
     def from_text(cls, text: str, source: str = "<text>") -> "Site":

@@ -1,5 +1,6 @@
 """From text to plain data: every value keeps its place, and nothing is dropped in silence."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
@@ -41,9 +42,9 @@ def read_file(path: str | os.PathLike[str]) -> str:
     SiteError
         If the file can't be read, is larger than 1 MiB or is not UTF-8.
     """
-    source = os.fspath(path)
+    source = os.fsdecode(path)
     try:
-        with FilePath(path).open("rb") as stream:
+        with FilePath(source).open("rb") as stream:
             content = stream.read(_LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -79,7 +80,9 @@ def read(text: str, source: str) -> Document:
     SiteError
         If the text is not YAML, or has no key `dask_site`.
     """
-    loader = None
+    made = _machine_made(text)
+    if made is not None:
+        return made
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
@@ -98,6 +101,23 @@ def read(text: str, source: str) -> Document:
     finally:
         loader.dispose()
     return Document(data, builder.origins, builder.findings)
+
+
+def _machine_made(text: str) -> Document | None:
+    """Return the content of JSON on one line, as the roles send what Ansible has resolved.
+
+    Its positions would tell nobody anything, and braces in it are meant.
+    """
+    if not text.startswith("{") or "\n" in text.strip():
+        return None
+    try:
+        root = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if ROOT not in root:
+        return None
+    data, found = plain(root[ROOT])
+    return Document(data, findings=found)
 
 
 def _syntax(error: yaml.YAMLError, text: str, source: str) -> SiteError:
@@ -170,9 +190,10 @@ class _Builder:
             node.value if plain else None,
         )
         self._count += 1
-        if id(node) in self._open or self._count > _MOST_NODES or len(path) > _DEEPEST:
-            why = "holds itself, or too much" if self._open else "holds too much"
-            return self._refuse(path, None, why, "write the values without anchors and aliases")
+        if id(node) in self._open:
+            return self._refuse(path, None, "holds itself", "write the values without aliases")
+        if self._count > _MOST_NODES or len(path) > _DEEPEST:
+            return self._refuse(path, None, "holds too much", "write a shorter description")
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.ScalarNode):
@@ -220,7 +241,7 @@ class _Builder:
     def _mapping(self, node: yaml.MappingNode, path: Path) -> Any:
         if node.tag != f"{_TAG}map":
             return self._tag_refused(node, path)
-        if self._text[node.start_mark.index :].startswith("{{"):
+        if self._text.startswith("{{", node.start_mark.index):
             return self._refuse(path, None, f"a Jinja expression {_ONLY_ANSIBLE}", _ASK_ROLES)
         data: dict[str, Any] = {}
         seen: dict[str, int] = {}

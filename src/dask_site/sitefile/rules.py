@@ -90,20 +90,25 @@ def _sharing(name: str, pool: Raw) -> Iterator[Finding]:
     cores, gpus = _count(pool, "cores"), _count(pool, "gpus", 0)
     processes, memory = _count(pool, "processes", 1), _memory(pool)
     path = ("pools", name, "processes")
+    fitting = str(_fitting(processes or 1, cores, gpus))
     if processes and cores and processes > cores:
-        mistake = Mistake(f"{processes} processes are more than {cores} cores", write=str(cores))
+        mistake = Mistake(f"{processes} processes are more than {cores} cores", write=fitting)
         yield Finding(path, processes, mistake)
     if processes and gpus and gpus % processes:
         fewer = "fewer" if gpus < processes else "more"
         why = f"{gpus} GPUs are {fewer} than {processes} processes can share evenly"
-        most = min(gpus, processes, cores or processes)
-        write = str(next(n for n in range(most, 0, -1) if gpus % n == 0))
-        yield Finding(path, processes, Mistake(why, write=write))
+        yield Finding(path, processes, Mistake(why, write=fitting))
     if memory and processes and memory < LEAST_MEMORY * processes:
         each = f" for each of {processes} processes" if processes > 1 else ""
         why = f"{format_memory(memory)} is less than {format_memory(LEAST_MEMORY)}{each}"
         mistake = Mistake(why, write=format_memory(LEAST_MEMORY * processes))
         yield Finding(("pools", name, "memory"), pool["memory"], mistake)
+
+
+def _fitting(processes: int, cores: int | None, gpus: int | None) -> int:
+    """Return the largest number of processes, up to the given one, that cores and GPUs allow."""
+    most = min(processes, cores or processes)
+    return next((n for n in range(min(most, gpus or most), 0, -1) if not (gpus or 0) % n), 1)
 
 
 def _default_pool(data: Raw, pools: Raw) -> Iterator[Finding]:
