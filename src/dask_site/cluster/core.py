@@ -515,7 +515,7 @@ def _site(
     if pools is not None:
         found = found.with_pools(list(pools))
     if account is not None:
-        found = found.with_account(account)
+        found = Site.from_mapping({**found.to_mapping(), "account": account}, "Cluster(account=...)")
     if found.resource_manager == "local":
         import psutil
 

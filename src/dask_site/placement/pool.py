@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ from dask_site.cluster.resources import pool_resource, pool_restriction
 if TYPE_CHECKING:
     from dask_site.cluster.core import Cluster
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("dask_site")
+# dask.dataframe says that annotations are ignored. Those of a collection are; ours is that of
+# the submission.
+warnings.filterwarnings("ignore", r"Dask annotations \{'resources': \{'pool:", UserWarning)
 _open_clusters: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
 

@@ -1,0 +1,54 @@
+"""Real clusters of local processes: no container, no root."""
+
+import os
+
+import pytest
+
+from dask_site import Cluster, Site
+
+SITE = {
+    "schema": 1,
+    "name": "Test machine",
+    "resource_manager": "local",
+    "default_pool": "cpu",
+    "escalate": ["cpu", "highmem"],
+    "pools": {
+        "cpu": {"cores": 1, "memory": "512MiB", "max_jobs": 4, "cost": {"core_hour": 1}},
+        "highmem": {"cores": 1, "memory": "1GiB"},
+        "gpu": {"cores": 2, "memory": "1GiB", "gpus": 2, "processes": 2, "exclusive": True},
+    },
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _import_path():
+    """Let workers import the test modules, whose functions they run."""
+    here = os.path.dirname(__file__)
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+
+
+@pytest.fixture(scope="session")
+def state_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("state")
+    folder.chmod(0o700)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(state_dir):
+    return Site.from_mapping({**SITE, "state_dir": str(state_dir)})
+
+
+@pytest.fixture(scope="module")
+def cluster(site):
+    """Three pools with their workers, shared by the tests of a module that do not change it."""
+    with Cluster(site) as cluster:
+        cluster.scale(cpu=2, highmem=1, gpu=2)
+        cluster.wait_for_workers(timeout=120)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster):
+    with cluster.get_client() as client:
+        yield client

@@ -1,0 +1,146 @@
+"""Work lands on the pool that it names, and nowhere exclusive that it doesn't."""
+
+import dask
+import dask.array as da
+import dask.bag as db
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from places import devices, here, slow
+
+from dask_site import pool
+
+
+def on_workers(client, collection):
+    """Return the pools of the workers that hold a persisted collection's chunks."""
+    names = {}
+    for address, info in client.scheduler_info(n_workers=-1)["workers"].items():
+        names[address] = info["name"].split("-")[0]
+    client.cluster.sync(_settled, collection)
+    held = client.who_has(collection)
+    assert held
+    return {names[address] for addresses in held.values() for address in addresses}
+
+
+async def _settled(collection):
+    from distributed import futures_of
+
+    for future in futures_of(collection):
+        await future._state.wait()
+
+
+def delayed_work():
+    return dask.delayed([dask.delayed(slow)(i, 0.01) for i in range(8)])
+
+
+def array_work():
+    return (da.random.random((400, 400), chunks=(100, 100)) + 1).sum(axis=0)
+
+
+def dataframe_work():
+    frame = pd.DataFrame({"key": np.arange(100) % 5, "value": np.arange(100.0)})
+    return dd.from_pandas(frame, npartitions=5).map_partitions(lambda part: part + 1)
+
+
+def bag_work():
+    return db.from_sequence(range(20), npartitions=5).map(lambda x: x + 1)
+
+
+def xarray_work():
+    data = da.random.random((20, 40), chunks=(5, 40))
+    return (xr.DataArray(data, dims=("time", "x")) - 1).mean("x")
+
+
+COLLECTIONS = [delayed_work, array_work, dataframe_work, bag_work, xarray_work]
+
+
+@pytest.mark.parametrize("name", ["highmem", "gpu"])
+@pytest.mark.parametrize("make", COLLECTIONS, ids=lambda f: f.__name__)
+def test_a_persisted_collection_lies_on_the_pool_that_was_named(client, make, name):
+    with pool(name):
+        done = make().persist()
+    assert on_workers(client, done) == {name}
+
+
+@pytest.mark.parametrize("make", COLLECTIONS, ids=lambda f: f.__name__)
+def test_work_without_a_pool_stays_off_exclusive_pools(client, make):
+    done = make().persist()
+    assert "gpu" not in on_workers(client, done)
+
+
+@pytest.mark.parametrize("name", ["cpu", "highmem", "gpu"])
+def test_futures_run_on_the_pool_that_was_named(client, name):
+    with pool(name):
+        futures = [*client.map(here, range(20), pure=False), client.submit(here, pure=False)]
+    assert set(client.gather(futures)) == {name}
+
+
+def test_futures_without_a_pool_run_on_every_open_pool_and_on_no_exclusive_one(client):
+    futures = client.map(lambda i: (slow(i), here())[1], range(60), pure=False)
+    assert set(client.gather(futures)) == {"cpu", "highmem"}
+
+
+def test_what_follows_a_pool_goes_back_to_the_open_pools(client):
+    with pool("gpu"):
+        x = da.ones((200, 200), chunks=50).persist()
+    assert on_workers(client, x) == {"gpu"}
+    y = (x + 1).persist()
+    assert "gpu" not in on_workers(client, y)
+    assert float(y.sum().compute()) == 2 * 200 * 200
+
+
+@pytest.mark.parametrize("name", [None, "gpu"])
+def test_a_p2p_shuffle_stays_where_its_tasks_may_run_and_finishes(client, name):
+    frame = pd.DataFrame({"key": np.arange(1000) % 17, "value": np.arange(1000.0)})
+    frame = dd.from_pandas(frame, npartitions=8)
+    with dask.config.set({"dataframe.shuffle.method": "p2p"}):
+        if name is None:
+            shuffled = frame.shuffle("key").persist()
+        else:
+            with pool(name):
+                shuffled = frame.shuffle("key").persist()
+    where = on_workers(client, shuffled)
+    assert where == {name} if name else "gpu" not in where
+    assert shuffled.value.sum().compute() == frame.value.sum().compute()
+
+
+def test_a_p2p_rechunk_on_a_pool_finishes(client):
+    x = da.random.random((200, 200), chunks=(200, 10))
+    with dask.config.set({"array.rechunk.method": "p2p"}), pool("gpu"):
+        y = x.rechunk((10, 200)).persist()
+    assert on_workers(client, y) == {"gpu"}
+
+
+def test_root_tasks_are_still_queued_beside_an_exclusive_pool(client, cluster):
+    """Work that names no pool must keep distributed's root-task queuing."""
+    futures = client.map(slow, range(200), seconds=0.02, pure=False)
+    most = 0
+    while not all(f.done() for f in futures):
+        most = max(most, len(cluster.scheduler.queued))
+    assert most > 50
+
+
+def test_each_worker_of_a_gpu_job_sees_its_own_gpu(client):
+    with pool("gpu"):
+        seen = client.gather(
+            client.map(lambda i: (slow(i), devices())[1], range(40), pure=False)
+        )
+    assert set(seen) == {"0", "1"}
+
+
+def test_dasks_own_gpu_annotation_finds_the_gpu_workers(client):
+    with dask.annotate(resources={"GPU": 1}):
+        futures = client.map(here, range(6), pure=False)
+    assert set(client.gather(futures)) == {"gpu"}
+
+
+def test_a_pool_that_is_not_there_is_refused_with_the_nearest_one(client):
+    with pytest.raises(ValueError, match=r"has no pool 'gpus'; .*Did you mean 'gpu'\?"), pool("gpus"):
+        client.submit(here)
+
+
+def test_the_inner_pool_wins(client):
+    with pool("cpu"), pool("highmem"):
+        assert client.submit(here, pure=False).result() == "highmem"
