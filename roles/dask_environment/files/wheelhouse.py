@@ -1,7 +1,7 @@
 """Download the wheels of a lock for another machine's Python, once; nothing is built or resolved.
 
-``pip download --python-version`` reads environment markers as the Python that runs it, so the lock is
-reduced to the target's lines first.
+``pip download --python-version`` reads environment markers as the Python that runs it, so the lock
+is reduced to the lines of the target first.
 """
 # ruff: noqa: T201
 
