@@ -31,3 +31,27 @@ lock: ## resolve the locked dependencies again
 	uv pip compile -q --universal --generate-hashes --python-version 3.11 pyproject.toml \
 	  roles/dask_environment/files/requirements.in -o roles/dask_environment/files/requirements.txt \
 	  --custom-compile-command "make lock" --upgrade
+
+CLUSTER  ?= dask-site-$(SUITE)
+PLAYBOOK  = SUITE=$(SUITE) CLUSTER=$(CLUSTER) $(BIN)/ansible-playbook -i inventories/demo
+NODE     ?= login1
+AS       ?= alice
+
+.PHONY: cluster images cluster-shell clean clean-images
+cluster: $(VENV)/.stamp ## a Slurm cluster in containers, kept when it stands (SUITE=bookworm or trixie)
+	@echo "==> cluster $(CLUSTER): a minute the first time, seconds when it stands"
+	@$(PLAYBOOK) molecule/shared/cluster.yml
+	@echo "==> cluster $(CLUSTER) stands: make cluster-shell SUITE=$(SUITE)"
+
+images: $(VENV)/.stamp ## only the images of the cluster
+	@$(PLAYBOOK) molecule/shared/host.yml
+
+cluster-shell: ## a shell there (NODE=login1 AS=alice)
+	@ssh -t -F $(CACHE)/clusters/$(CLUSTER)/ssh_config $(AS)@$(NODE)
+
+clean: ## remove every cluster: containers, networks, volumes, keys; images stay
+	@echo "==> removing all clusters (images stay: make clean-images)"
+	@molecule/shared/clean.sh $(CACHE)
+
+clean-images: clean ## remove the images too
+	@podman images -q --filter label=dask-site=image | sort -u | xargs -r podman rmi -f >/dev/null
