@@ -285,6 +285,8 @@ def _oar(site: Site, pool: Pool) -> dict[str, Any]:
         "queue": pool.queue,
         "project": pool.account or site.account,
         "walltime": _hours(pool.walltime),
+        # Which property holds a node's memory differs from site to site: say it in `directives`.
+        "memory_per_core_property_name": "not_applicable",
         "job_extra_directives": list(pool.directives),
     }
 

@@ -89,6 +89,7 @@ async def run(command: Sequence[str], timeout: float = 30) -> str:
         out, err = await asyncio.wait_for(process.communicate(), timeout)
     except TimeoutError:
         process.kill()
+        await process.wait()
         raise ClusterError(f"{command[0]} did not answer in {timeout:g} s.") from None
     if process.returncode:
         raise ClusterError(err.decode(errors="replace").strip() or f"{command[0]} failed.")

@@ -1,0 +1,120 @@
+"""What dask-site relies on of distributed and dask-jobqueue that is not their public interface.
+
+A failure here names what changed upstream; the module that touches it is named in each test.
+"""
+
+import inspect
+import subprocess
+import sys
+import textwrap
+
+import distributed
+import distributed.utils
+import pytest
+from distributed import Scheduler
+from distributed.shuffle._core import ShuffleSpec, barrier_key, id_from_key
+from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
+
+from dask_site.cluster.scheduler import PoolScheduler, PoolShufflePlugin
+
+VERSION = f"distributed {distributed.__version__}"
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("valid_workers", ["self", "ts"]),
+        ("check_idle_saturated", ["self", "ws", "occ"]),
+        ("add_resources", ["self", "worker", "resources"]),
+        ("remove_resources", ["self", "worker"]),
+        ("close_worker", ["self", "worker"]),
+    ],
+)
+def test_the_schedulers_methods_that_pools_override_or_call(name, wanted):
+    """cluster/scheduler.py"""
+    assert parameters(getattr(Scheduler, name)) == wanted, VERSION
+
+
+def test_the_shuffle_plugin_reads_the_barriers_restrictions():
+    """cluster/scheduler.py: PoolShufflePlugin."""
+    assert parameters(ShuffleSchedulerPlugin._calculate_worker_for) == ["self", "spec"], VERSION
+    source = inspect.getsource(ShuffleSchedulerPlugin._calculate_worker_for)
+    assert "barrier.worker_restrictions" in source, VERSION
+    assert "id" in ShuffleSpec.__dataclass_fields__, VERSION
+    assert id_from_key(barrier_key("x")) == "x", VERSION
+
+
+def test_the_scheduler_takes_our_shuffle_plugin_and_no_second_one():
+    """cluster/scheduler.py: PoolScheduler."""
+
+    async def main():
+        async with PoolScheduler(port=0, dashboard=False, dashboard_address="127.0.0.1:0") as s:
+            assert isinstance(s.extensions["shuffle"], PoolShufflePlugin), VERSION
+            assert s.plugins["shuffle"] is s.extensions["shuffle"], VERSION
+            assert {"stealing", "amm", "spans"} <= s.extensions.keys(), VERSION
+            assert isinstance(s.idle_task_count, set), VERSION
+
+    import asyncio
+
+    asyncio.run(main())
+
+
+def test_distributed_forgets_its_own_fork_server_preload():
+    """cluster/forkserver.py: skips an import of NumPy and pandas in every nanny."""
+    assert distributed.utils._forkserver_preload_set in {True, False}, VERSION
+    assert "_forkserver_preload_set" in inspect.getsource(distributed.utils.get_mp_context), VERSION
+
+
+def test_importing_distributed_starts_no_thread():
+    """cluster/forkserver.py: forks after the import, which is safe with one thread only."""
+    code = "import os, distributed.cli.dask_worker; print(len(os.listdir('/proc/self/task')))"
+    env = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "1", VERSION
+
+
+def test_the_fork_server_serves():
+    """cluster/forkserver.py: private attributes of multiprocessing.forkserver."""
+    code = textwrap.dedent(
+        """
+        import multiprocessing, os, sys
+        from dask_site.cluster import forkserver
+        if __name__ == "__main__":
+            forkserver.start()
+            context = multiprocessing.get_context("forkserver")
+            queue = context.SimpleQueue()
+            process = context.Process(target=queue.put, args=("from the fork",))
+            process.start()
+            print(queue.get())
+            process.join()
+            from multiprocessing.forkserver import _forkserver
+            print(process.exitcode, _forkserver._forkserver_pid > 0)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[:2] == ["from the fork", "0 True"], done.stderr
+
+
+def test_importing_dask_jobqueue_through_us_leaves_ctrl_c_alone():
+    """cluster/jobs.py: dask_jobqueue 0.9.0 sets SIGINT to sys.exit when it is imported."""
+    code = textwrap.dedent(
+        """
+        import signal, threading
+        from dask_site.cluster.jobs import job_class
+        before = signal.getsignal(signal.SIGINT)
+        names = ["slurm", "sge", "pbs", "lsf", "htcondor", "oar", "local"]
+        thread = threading.Thread(target=lambda: print([job_class(n).__name__ for n in names]))
+        thread.start()
+        thread.join()
+        print(signal.getsignal(signal.SIGINT) is before)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "SLURMJob" in done.stdout
+    assert done.stdout.endswith("True\n"), done.stderr
