@@ -115,7 +115,7 @@ def pools(file: str | None, as_json: bool) -> None:
 def _load(file: str) -> Site:
     if file != "-":
         return Site.load(file)
-    content = click.get_binary_stream("stdin").read()
+    content = sys.stdin.buffer.read()
     return Site.from_text(reader.decode(content, _source(file)), _source(file))
 
 

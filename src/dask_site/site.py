@@ -216,12 +216,14 @@ class Site(_Part):
     pools: dict[str, Pool] = Field(
         description="The pools by name, cheapest first.",
         examples=[{"cpu": {"cores": 64, "memory": "240GiB", "walltime": "4h"}}],
-        min_length=1,
-        json_schema_extra={"propertyNames": {"pattern": "^[a-z][a-z0-9_-]{0,31}$"}},
+        json_schema_extra={
+            "minProperties": 1,
+            "propertyNames": {"pattern": "^[a-z][a-z0-9_-]{0,31}$"},
+        },
     )
     scheduler: SchedulerOptions = Field(
         default=SchedulerOptions(),
-        description="Where the Dask scheduler listens.",
+        description="Network interface and port of the Dask scheduler.",
         examples=[{"interface": "ib0"}],
     )
     state_dir: fields.Folder = Field(
@@ -236,7 +238,7 @@ class Site(_Part):
     )
     environment: Environment = Field(
         default=Environment(),
-        description="Where the software of the site comes from.",
+        description="How the software of the site is provided.",
         examples=[{"provider": "wheels"}],
     )
 
@@ -425,6 +427,8 @@ class Site(_Part):
         definitions["Site"] = inner
         for part in definitions.values():  # the docstring's first paragraph
             part["description"] = part["description"].partition("\n\n")[0]
+            for key, field in part["properties"].items():
+                field.setdefault("title", key.replace("_", " ").capitalize())
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": "Site file of dask-site",

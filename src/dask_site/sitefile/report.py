@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -58,10 +59,16 @@ def keys_at(path: Path, models: Models) -> dict[str, str]:
     if model is None:
         return {}
     return {
-        field.alias or name: str((field.examples or [""])[0])
+        field.alias or name: _as_yaml((field.examples or [""])[0])
         for name, field in model.model_fields.items()
         if not field.exclude
     }
+
+
+def _as_yaml(example: object) -> str:
+    if isinstance(example, dict | list):
+        return yaml.safe_dump(example, default_flow_style=True, width=1000, sort_keys=False).strip()
+    return str(example)
 
 
 def _matches(pattern: Path, path: Path) -> bool:

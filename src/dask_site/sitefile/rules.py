@@ -32,6 +32,7 @@ def check(data: Raw) -> Iterator[Finding]:
     yield from _pool_names(pools, manager)
     for name, pool in pools.items():
         if isinstance(pool, Mapping):
+            yield from _name_inside(name, pool)
             yield from _manager(name, pool, manager)
             yield from _sharing(name, pool)
     yield from _default_pool(data, pools)
@@ -58,6 +59,12 @@ def _pool_names(pools: Raw, manager: str | None) -> Iterator[Finding]:
             mistake = Mistake(why, do="give the pool another name")
         if mistake is not None:
             yield Finding(("pools", name), name, mistake, at_key=True)
+
+
+def _name_inside(name: str, pool: Raw) -> Iterator[Finding]:
+    if "name" in pool:
+        mistake = Mistake("unknown key 'name'", do="remove it; the key above it names the pool")
+        yield Finding(("pools", name, "name"), pool["name"], mistake, at_key=True)
 
 
 def _manager(name: str, pool: Raw, manager: str | None) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ _UNITS = {unit.lower(): size for unit, size in {"B": 1, **_BINARY, **_DECIMAL}.i
 _MOST_MEMORY = 2**60
 _LONGEST_WALLTIME = timedelta(days=366)
 
-_MEMORY = re.compile(r"([+-]?\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)", re.ASCII)
+_MEMORY = re.compile(r"([+-]?\d{1,19}(?:\.\d{1,9})?)\s*([A-Za-z]*)", re.ASCII)
 _CLOCK = re.compile(r"(?:(\d{1,4})-)?(\d{1,5}):(\d{1,2}):(\d{1,2})", re.ASCII)
 _SPANS = re.compile(r"(?:\d{1,9}(?:\.\d{1,6})?\s*[dhms]\s*)+", re.ASCII)
 _SPAN = re.compile(r"([\d.]+)\s*([dhms])", re.ASCII)
@@ -44,7 +44,7 @@ def _memory_in_units(value: Any, number: str, unit: str) -> int:
     size = _UNITS.get(unit.lower())
     if size is None:
         near = f"{unit[0].upper()}iB" if unit[0].upper() in "KMGTP" else "GiB"
-        if len(unit) == 1:
+        if unit.upper() in {"K", "M", "G", "T", "P"}:
             why = f"{show(value)} may mean {unit.upper()}B (decimal) or {near} (binary)"
         else:
             why = f"{show(value)} has no unit that is known"
