@@ -42,12 +42,25 @@ def _filled(value: Any) -> Any:
 
 
 def _file(what: str, site: Site, content: dict[str, Any]) -> str:
-    body = yaml.dump(content, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=100)
+    body = yaml.dump(
+        content,
+        Dumper=_Plain,
+        sort_keys=False,
+        allow_unicode=True,
+        explicit_start=True,
+        width=100,
+    )
     return _HEADER.format(what=what, name=site.name) + body
 
 
 class _Plain(yaml.SafeDumper):
-    """Writes no aliases, and quotes every clock: some of them are numbers in YAML 1.1."""
+    """Writes what yamllint likes: no aliases, lists indented.
+
+    It quotes every clock, as some of them are numbers in YAML 1.1.
+    """
+
+    def increase_indent(self, flow: bool = False, *_indentless: bool, **_named: bool) -> None:
+        super().increase_indent(flow, False)
 
     def ignore_aliases(self, _data: Any) -> bool:
         return True

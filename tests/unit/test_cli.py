@@ -41,7 +41,7 @@ def test_check_prints_mistakes_like_a_compiler(run, wrong):
     assert done.exit_code == 2
     assert done.stdout.startswith(f"{CENTRE}: ok: ")
     assert done.stderr == (
-        f"{wrong}:13:15: error: dask_site.pools.cpu.memory: 240 has no unit\n"
+        f"{wrong}:14:15: error: dask_site.pools.cpu.memory: 240 has no unit\n"
         f"    write: memory: 240GiB\n{wrong}: 1 error\n"
     )
 
@@ -69,7 +69,7 @@ def test_check_prints_json(run, wrong):
             "value": 240,
             "why": "240 has no unit",
             "mend": "write: memory: 240GiB",
-            "line": 13,
+            "line": 14,
             "column": 15,
         }
     ]

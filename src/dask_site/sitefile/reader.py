@@ -179,6 +179,7 @@ class _Builder:
         self._text = text
         self._open: set[int] = set()
         self._count = 0
+        self._full = False
 
     def build(self, node: yaml.Node, path: Path, key: yaml.Node) -> Any:
         plain = isinstance(node, yaml.ScalarNode) and node.style is None
@@ -193,7 +194,10 @@ class _Builder:
         if id(node) in self._open:
             return self._refuse(path, None, "holds itself", "write the values without aliases")
         if self._count > _MOST_NODES or len(path) > _DEEPEST:
-            return self._refuse(path, None, "holds too much", "write a shorter description")
+            if not self._full:
+                self._refuse(path, None, "holds too much", "write a shorter description")
+            self._full = True
+            return UNREADABLE
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.ScalarNode):
@@ -326,7 +330,8 @@ def plain(value: Any, path: Path = ()) -> tuple[Any, list[Finding]]:
         count += 1
         if len(here) > _DEEPEST or count > _MOST_NODES:
             mistake = Mistake("holds itself, or too much", do="write a plain value")
-            findings.append(Finding(here[:1], None, mistake, blocks=True))
+            found = Finding(here[:1], None, mistake, blocks=True)
+            findings[:] = [f for f in findings if f.mistake.why != mistake.why] + [found]
             return UNREADABLE
         if isinstance(item, Mapping):
             return {name: copy(v, (*here, name)) for name, v in _text_keys(item, here, findings)}
