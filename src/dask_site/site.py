@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic.config import JsonDict
 
-from dask_site.sitefile import fields, find, reader, report, rules
+from dask_site.sitefile import fields, find, reader, report, rules, scale
+from dask_site.sitefile.parts import Cost, Environment, Part, Pool, SchedulerOptions
 from dask_site.sitefile.problems import (
     Document,
     Finding,
@@ -43,140 +44,12 @@ __all__ = [
     "parse_walltime",
 ]
 
-_MACHINE_SHARE = 0.8
-_MEBIBYTE = 2**20
-
 
 def _no_default(schema: JsonDict) -> None:
     schema.pop("default", None)
 
 
-class _Part(BaseModel):
-    """What all parts of the description share: nothing unknown in them, and they never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Cost(_Part):
-    """What an hour of the pool costs, in the currency of the site."""
-
-    core_hour: fields.Price = Field(
-        default=0.0, ge=0, description="Price of one core for one hour.", examples=[0.01]
-    )
-    gpu_hour: fields.Price = Field(
-        default=0.0, ge=0, description="Price of one GPU for one hour.", examples=[0.8]
-    )
-
-
-class SchedulerOptions(_Part):
-    """Where the Dask scheduler listens."""
-
-    interface: fields.Token | None = Field(
-        default=None, description="Network interface that compute nodes reach.", examples=["ib0"]
-    )
-    port: fields.Port = Field(
-        default=0, description="Port of the scheduler; 0 takes any free one.", examples=[0, 8786]
-    )
-
-
-class Environment(_Part):
-    """Where the software of the site comes from."""
-
-    provider: Annotated[Literal["wheels"], fields.choice("wheels")] = Field(
-        default="wheels", description="How the environment is installed.", examples=["wheels"]
-    )
-
-
-class Pool(_Part):
-    """One kind of job in which workers run.
-
-    Made by `Site.from_mapping` and its like, which also apply the rules between values; a pool
-    that is built directly has only its own values checked.
-
-    Attributes
-    ----------
-    name : str
-        The key of the pool in the site file.
-    memory : int
-        Bytes per job.
-    walltime : datetime.timedelta or None
-        How long a job may run; None only where the resource manager is ``local``.
-    """
-
-    name: str = Field(exclude=True)
-    queue: fields.Token | None = Field(
-        default=None,
-        description="Queue or partition; left out, the resource manager's default.",
-        examples=["standard"],
-    )
-    cores: Annotated[int, fields.whole(1)] = Field(
-        ge=1, description="CPU cores of one job.", examples=[64]
-    )
-    memory: fields.Memory = Field(
-        description="Memory of one job, with its unit.", examples=["240GiB", "256GB"]
-    )
-    walltime: fields.Walltime | None = Field(
-        default=None,
-        description="How long one job may run; required unless the resource manager is local.",
-        examples=["4h", "90m", "1d", "12:00:00", "1-12:00:00"],
-    )
-    processes: Annotated[int, fields.whole(1)] = Field(
-        default=1, ge=1, description="Worker processes per job.", examples=[1, 4]
-    )
-    gpus: Annotated[int, fields.whole(0)] = Field(
-        default=0, ge=0, description="GPUs of one job, shared evenly by processes.", examples=[4]
-    )
-    max_jobs: Annotated[int, fields.whole(1)] | None = Field(
-        default=None, ge=1, description="Most jobs at once in one cluster.", examples=[50]
-    )
-    exclusive: fields.Flag = Field(
-        default=False,
-        description="Whether only work that names the pool runs there.",
-        examples=[True],
-    )
-    cost: Cost | None = Field(
-        default=None,
-        description="What an hour costs; left out, nothing is charged.",
-        examples=[{"core_hour": 0.01}],
-    )
-    account: fields.Token | None = Field(
-        default=None,
-        description="Account or project; left out, that of the site.",
-        examples=["climate"],
-    )
-    qos: fields.Token | None = Field(
-        default=None, description="Quality of service; Slurm only.", examples=["normal"]
-    )
-    constraint: fields.Constraint | None = Field(
-        default=None, description="Node features; Slurm only.", examples=["icelake"]
-    )
-    reservation: fields.Token | None = Field(
-        default=None, description="Reservation; Slurm only.", examples=["course"]
-    )
-    interface: fields.Token | None = Field(
-        default=None, description="Network interface of the workers.", examples=["ib0"]
-    )
-    scratch: fields.Folder | None = Field(
-        default=None,
-        description="Folder on the node's own disk, where workers spill.",
-        examples=["$TMPDIR", "/scratch"],
-    )
-    directives: list[fields.Directive] = Field(
-        default=[],
-        description="Further lines for the resource manager, without #SBATCH or its like.",
-        examples=[["--hint=nomultithread"]],
-    )
-    prologue: list[fields.ShellLine] = Field(
-        default=[],
-        description="Shell lines that each job runs before its workers, after those of the site.",
-        examples=[["module load cuda"]],
-    )
-    description: fields.Prose = Field(
-        default="", description="A sentence for users.", examples=["Nodes with four GPUs"]
-    )
-
-
-class Site(_Part):
+class Site(Part):
     """A centre: its resource manager, its pools and what they have in common.
 
     Made by `load`, `from_text`, `from_mapping` or `find`, which report every mistake at once.
@@ -411,10 +284,8 @@ class Site(_Part):
         memory : int
             Bytes of the machine.
         """
-        small = [_on_cores(pool, max(1, cores)) for pool in self.pools.values()]
-        share = min(1.0, _MACHINE_SHARE * memory / sum(pool.memory for pool in small))
-        scaled = {pool.name: _with_share(pool, share) for pool in small}
-        return self.model_copy(update={"pools": scaled})
+        pools = scale.scaled(self.pools.values(), cores, memory)
+        return self.model_copy(update={"pools": pools})
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -478,26 +349,6 @@ def _prepared(data: dict[str, Any]) -> dict[str, Any]:
     }
     default = {"default_pool": next(iter(pools))} if len(pools) == 1 else {}
     return {**default, **data, "pools": named}
-
-
-def _on_cores(pool: Pool, cores: int) -> Pool:
-    """Return the pool with no more cores; its processes keep their size, if not their number."""
-    most = min(pool.processes, cores)
-    processes = max(n for n in range(1, most + 1) if not pool.gpus or pool.gpus % n == 0)
-    return pool.model_copy(
-        update={
-            "cores": min(pool.cores, cores),
-            "processes": processes,
-            "memory": pool.memory * processes // pool.processes,
-        }
-    )
-
-
-def _with_share(pool: Pool, share: float) -> Pool:
-    each = pool.memory // pool.processes
-    if share < 1.0:
-        each = max(rules.LEAST_MEMORY, int(each * share) // _MEBIBYTE * _MEBIBYTE)
-    return pool.model_copy(update={"memory": each * pool.processes})
 
 
 def _user() -> str:

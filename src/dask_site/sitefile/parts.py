@@ -1,0 +1,132 @@
+"""The parts of a description: the pools, and what a site says once."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dask_site.sitefile import fields
+
+
+class Part(BaseModel):
+    """What all parts of the description share: nothing unknown in them, and they never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Cost(Part):
+    """What an hour of the pool costs, in the currency of the site."""
+
+    core_hour: fields.Price = Field(
+        default=0.0, ge=0, description="Price of one core for one hour.", examples=[0.01]
+    )
+    gpu_hour: fields.Price = Field(
+        default=0.0, ge=0, description="Price of one GPU for one hour.", examples=[0.8]
+    )
+
+
+class SchedulerOptions(Part):
+    """Where the Dask scheduler listens."""
+
+    interface: fields.Token | None = Field(
+        default=None, description="Network interface that compute nodes reach.", examples=["ib0"]
+    )
+    port: fields.Port = Field(
+        default=0, description="Port of the scheduler; 0 takes any free one.", examples=[0, 8786]
+    )
+
+
+class Environment(Part):
+    """Where the software of the site comes from."""
+
+    provider: Annotated[Literal["wheels"], fields.choice("wheels")] = Field(
+        default="wheels", description="How the environment is installed.", examples=["wheels"]
+    )
+
+
+class Pool(Part):
+    """One kind of job in which workers run.
+
+    Made by `Site.from_mapping` and its like, which also apply the rules between values; a pool
+    that is built directly has only its own values checked.
+
+    Attributes
+    ----------
+    name : str
+        The key of the pool in the site file.
+    memory : int
+        Bytes per job.
+    walltime : datetime.timedelta or None
+        How long a job may run; None only where the resource manager is ``local``.
+    """
+
+    name: str = Field(exclude=True)
+    queue: fields.Token | None = Field(
+        default=None,
+        description="Queue or partition; left out, the resource manager's default.",
+        examples=["standard"],
+    )
+    cores: Annotated[int, fields.whole(1)] = Field(
+        ge=1, description="CPU cores of one job.", examples=[64]
+    )
+    memory: fields.Memory = Field(
+        description="Memory of one job, with its unit.", examples=["240GiB", "256GB"]
+    )
+    walltime: fields.Walltime | None = Field(
+        default=None,
+        description="How long one job may run; required unless the resource manager is local.",
+        examples=["4h", "90m", "1d", "12:00:00", "1-12:00:00"],
+    )
+    processes: Annotated[int, fields.whole(1)] = Field(
+        default=1, ge=1, description="Worker processes per job.", examples=[1, 4]
+    )
+    gpus: Annotated[int, fields.whole(0)] = Field(
+        default=0, ge=0, description="GPUs of one job, shared evenly by processes.", examples=[4]
+    )
+    max_jobs: Annotated[int, fields.whole(1)] | None = Field(
+        default=None, ge=1, description="Most jobs at once in one cluster.", examples=[50]
+    )
+    exclusive: fields.Flag = Field(
+        default=False,
+        description="Whether only work that names the pool runs there.",
+        examples=[True],
+    )
+    cost: Cost | None = Field(
+        default=None,
+        description="What an hour costs; left out, nothing is charged.",
+        examples=[{"core_hour": 0.01}],
+    )
+    account: fields.Token | None = Field(
+        default=None,
+        description="Account or project; left out, that of the site.",
+        examples=["climate"],
+    )
+    qos: fields.Token | None = Field(
+        default=None, description="Quality of service; Slurm only.", examples=["normal"]
+    )
+    constraint: fields.Constraint | None = Field(
+        default=None, description="Node features; Slurm only.", examples=["icelake"]
+    )
+    reservation: fields.Token | None = Field(
+        default=None, description="Reservation; Slurm only.", examples=["course"]
+    )
+    interface: fields.Token | None = Field(
+        default=None, description="Network interface of the workers.", examples=["ib0"]
+    )
+    scratch: fields.Folder | None = Field(
+        default=None,
+        description="Folder on the node's own disk, where workers spill.",
+        examples=["$TMPDIR", "/scratch"],
+    )
+    directives: list[fields.Directive] = Field(
+        default=[],
+        description="Further lines for the resource manager, without #SBATCH or its like.",
+        examples=[["--hint=nomultithread"]],
+    )
+    prologue: list[fields.ShellLine] = Field(
+        default=[],
+        description="Shell lines that each job runs before its workers, after those of the site.",
+        examples=[["module load cuda"]],
+    )
+    description: fields.Prose = Field(
+        default="", description="A sentence for users.", examples=["Nodes with four GPUs"]
+    )
