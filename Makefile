@@ -55,3 +55,28 @@ clean: ## remove every cluster: containers, networks, volumes, keys; images stay
 
 clean-images: clean ## remove the images too
 	@podman images -q --filter label=dask-site=image | sort -u | xargs -r podman rmi -f >/dev/null
+
+.PHONY: lint
+lint: $(VENV)/.stamp ## style, types, playbooks; offline
+	ruff check
+	ruff format --check
+	mypy
+	yamllint --strict .
+	ansible-lint
+
+# Python and glibc of the suite: the wheels are for the nodes, not for this machine
+PYTHON_bookworm := 3.11
+PYTHON_trixie   := 3.13
+GLIBC_bookworm  := 36
+GLIBC_trixie    := 41
+
+.PHONY: wheelhouse rollout acceptance
+wheelhouse: $(VENV)/.stamp ## the locked wheels for the nodes, downloaded once (SUITE)
+	@$(BIN)/python roles/dask_environment/files/wheelhouse.py $(CACHE)/wheelhouse \
+	  --python $(PYTHON_$(SUITE)) --glibc $(GLIBC_$(SUITE))
+
+rollout: $(VENV)/.stamp wheelhouse ## the whole rollout on the cluster of `make cluster` (SUITE)
+	@$(PLAYBOOK) site.yml
+
+acceptance: $(VENV)/.stamp ## a real job in every pool, as an ordinary user; report in out/acceptance
+	@$(PLAYBOOK) playbooks/acceptance.yml

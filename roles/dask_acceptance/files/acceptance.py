@@ -89,7 +89,7 @@ def add_job(cluster: Any, trial: Trial) -> None:
     if jobs:
         trial.job = str(jobs[-1].job_id)
         trial.node = jobs[-1].node or trial.node
-        if trial.problem:
+        if trial.problem and trial.job not in trial.problem:
             state = f"{jobs[-1].state} {jobs[-1].reason or ''}".strip()
             trial.problem += f" (job {trial.job}: {state})"
     elif trial.problem:
