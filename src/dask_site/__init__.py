@@ -1,4 +1,4 @@
-"""Dask for HPC centres: heterogeneous pools of workers in one cluster, described by one site file."""
+"""Dask for HPC centres: pools of different workers in one cluster, described by one site file."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Cluster", "Pool", "Site", "SiteError", "__version__", "pool"]
 
-# Lazy: a worker that starts on a compute node, and `dask-site check`, need none of distributed's client side.
+# Lazy: a worker on a compute node and `dask-site check` need nothing of the client's side.
 _HOME = {
     "Cluster": "dask_site.cluster.core",
     "Pool": "dask_site.site",

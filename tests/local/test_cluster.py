@@ -168,13 +168,19 @@ def test_jobs_summary_logs_and_representation(cluster, client):
     assert not others
     assert title.startswith("highmem-0 (job ")
     assert "Start worker at" in log
-    assert len(cluster.logs(job="cpu-0", lines=2)["cpu-0 (job %s)" % jobs["cpu-0"].job_id].splitlines()) == 2
+    assert (
+        len(cluster.logs(job="cpu-0", lines=2)[f"cpu-0 (job {jobs['cpu-0'].job_id})"].splitlines())
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda c: c.scale(gpus=1), r"has no pool 'gpus'; it has cpu, highmem, gpu. Did you mean 'gpu'\?"),
+        (
+            lambda c: c.scale(gpus=1),
+            r"has no pool 'gpus'; it has cpu, highmem, gpu. Did you mean 'gpu'\?",
+        ),
         (lambda c: c.scale(cpu=-1), r"scale\(cpu=-1\): a number of workers, 0 or more"),
         (lambda c: c.scale(cpu="2"), r"scale\(cpu='2'\): a number"),
         (lambda c: c.scale(cpu=99), r"takes 99 jobs; pool 'cpu' of Test machine allows 4"),
@@ -232,7 +238,9 @@ def test_a_worker_killed_in_use_is_told(site, caplog):
 def test_a_taken_port_is_told(site):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
-        with pytest.raises(ClusterError, match=rf"can't listen on port {number}.*in use.*Cluster\(port=0\)"):
+        with pytest.raises(
+            ClusterError, match=rf"can't listen on port {number}.*in use.*Cluster\(port=0\)"
+        ):
             Cluster(site, port=number)
 
 
@@ -275,8 +283,12 @@ def test_users_configuration_comes_before_the_sites(site, tmp_path):
         (user_dir / ".config/dask", "{dask_site: {pools: {cpu: {memory: 300MiB}}}}"),
     ):
         folder.mkdir(parents=True)
-        (folder / "site.yaml").write_text(text.replace("None", "null").replace("True", "true").replace("False", "false"))
-    script = "from dask_site import Site; print(Site.find().pools['cpu'].memory // 2**20, Site.find().name)"
+        (folder / "site.yaml").write_text(
+            text.replace("None", "null").replace("True", "true").replace("False", "false")
+        )
+    script = (
+        "from dask_site import Site; s = Site.find(); print(s.pools['cpu'].memory // 2**20, s.name)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={"HOME": str(user_dir), "DASK_ROOT_CONFIG": str(site_dir), "PATH": os.environ["PATH"]},

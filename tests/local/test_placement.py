@@ -124,9 +124,7 @@ def test_root_tasks_are_still_queued_beside_an_exclusive_pool(client, cluster):
 
 def test_each_worker_of_a_gpu_job_sees_its_own_gpu(client):
     with pool("gpu"):
-        seen = client.gather(
-            client.map(lambda i: (slow(i), devices())[1], range(40), pure=False)
-        )
+        seen = client.gather(client.map(lambda i: (slow(i), devices())[1], range(40), pure=False))
     assert set(seen) == {"0", "1"}
 
 
@@ -137,7 +135,10 @@ def test_dasks_own_gpu_annotation_finds_the_gpu_workers(client):
 
 
 def test_a_pool_that_is_not_there_is_refused_with_the_nearest_one(client):
-    with pytest.raises(ValueError, match=r"has no pool 'gpus'; .*Did you mean 'gpu'\?"), pool("gpus"):
+    with (
+        pytest.raises(ValueError, match=r"has no pool 'gpus'; .*Did you mean 'gpu'\?"),
+        pool("gpus"),
+    ):
         client.submit(here)
 
 

@@ -37,7 +37,7 @@ def make_site(manager, **pool):
 def script(tmp_path):
     def render(site):
         tmp_path.chmod(0o700)
-        folder = ClusterFolder(tmp_path)
+        folder = ClusterFolder(tmp_path, "abcd1234")
         security = folder.security()
         job = JobFactory(site, "tls://10.0.0.1:8786", folder, security).make(
             site.pools["gpu"], "gpu-0"
@@ -77,7 +77,13 @@ def script(tmp_path):
         ),
         (
             "lsf",
-            ["#BSUB -q gpuq", '#BSUB -P "physics"', "#BSUB -n 32", "#BSUB -W 24:00", '-gpu "num=4"'],
+            [
+                "#BSUB -q gpuq",
+                '#BSUB -P "physics"',
+                "#BSUB -n 32",
+                "#BSUB -W 24:00",
+                '-gpu "num=4"',
+            ],
         ),
         ("oar", ["#OAR -q gpuq", "#OAR --project physics", "walltime=24:00:00"]),
     ],
@@ -133,17 +139,16 @@ def test_a_pool_without_a_queue_does_not_take_the_one_of_plain_dask_jobqueue(scr
     assert "#SBATCH -p" not in text
 
 
-def test_the_folder_refuses_one_that_was_put_there_before(tmp_path, monkeypatch):
+def test_the_folder_refuses_one_that_was_put_there_before(tmp_path):
     tmp_path.chmod(0o700)
-    monkeypatch.setattr("secrets.token_hex", lambda _: "abcd1234")
     (tmp_path / "abcd1234").mkdir()
     with pytest.raises(RuntimeError, match="File exists"):
-        ClusterFolder(tmp_path)
+        ClusterFolder(tmp_path, "abcd1234")
 
 
 def test_files_of_the_folder_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     tmp_path.chmod(0o700)
-    folder = ClusterFolder(tmp_path)
+    folder = ClusterFolder(tmp_path, "abcd1234")
 
     def full(_):
         raise OSError(28, "No space left on device")
@@ -156,7 +161,7 @@ def test_files_of_the_folder_are_written_whole_or_not_at_all(tmp_path, monkeypat
 
 def test_security_needs_encryption(tmp_path):
     tmp_path.chmod(0o700)
-    security = ClusterFolder(tmp_path).security()
+    security = ClusterFolder(tmp_path, "abcd1234").security()
     assert isinstance(security, Security)
     assert security.require_encryption
     assert security.get_tls_config_for_role("worker")["key"].startswith(str(tmp_path))

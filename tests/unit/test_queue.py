@@ -37,7 +37,7 @@ def test_squeue_is_read(commands):
 13|RUNNING|c1|c1
 14|COMPLETING|c1|c1
 15|TIMEOUT|(TimeLimit)|c2
-16|PENDING|(Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions)|
+16|PENDING|(Nodes required for job are DOWN, DRAINED or reserved for jobs in higher partitions)|
 17|PENDING|(None)|
 END"""
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import logging
 import os
-import sys
+import secrets
 import weakref
-from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 import dask.config
 from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DaskCluster
-from distributed.utils import Log, Logs, silence_logging_cmgr
+from distributed.utils import Log, silence_logging_cmgr
 
 from dask_site.cluster import views
-from dask_site.cluster.errors import ClusterError, PoolError, unknown_pool
+from dask_site.cluster.errors import ClusterError, unknown_pool
 from dask_site.cluster.fleet import Fleet
 from dask_site.cluster.folder import ClusterFolder
 from dask_site.cluster.jobs import JobFactory, job_class
 from dask_site.cluster.queue import queue_for
 from dask_site.cluster.reaper import Reaper
-from dask_site.cluster.records import FAILED, JobRecord, Table, job_table
+from dask_site.cluster.records import Table, job_table
+from dask_site.cluster.scaling import Scaling
 from dask_site.cluster.scheduler import PoolPlugin, PoolScheduler
 from dask_site.cluster.summary import Summary
 from dask_site.placement.pool import register
@@ -35,11 +35,10 @@ from dask_site.site import Site
 if TYPE_CHECKING:
     from dask_site.site import Pool
 
-logger = logging.getLogger("dask_site")
 _instances: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
 
-class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
+class Cluster(DaskCluster):
     """A scheduler in this process, and workers in jobs on the site's pools.
 
     Starts with no workers; `scale` asks for them. Encrypted and closed to strangers by default.
@@ -105,14 +104,16 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
         self._local = self.site.resource_manager == "local"
         self._dashboard = self._local if dashboard is None else dashboard
         self._port = self.site.scheduler.port if port is None else port
-        self._targets = dict.fromkeys(self.site.pools, 0)
         self._summary = Summary()
         self._fleet: Fleet | None = None
         self._folder: ClusterFolder | None = None
         self._reaper: Reaper | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._scaling: Scaling | None = None
         self._stack = ExitStack()
-        super().__init__(asynchronous=asynchronous, loop=loop, quiet=True, name=name)
+        self._cluster_id = secrets.token_hex(4)
+        super().__init__(
+            asynchronous=asynchronous, loop=loop, quiet=True, name=name or self._cluster_id
+        )
         self._stack.enter_context(silence_logging_cmgr(level=silence_logs))
         _instances.add(self)
         register(self)
@@ -130,8 +131,7 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
         if self.status != Status.created:
             return
         self.status = Status.starting
-        self._changed = asyncio.Event()
-        self._folder = ClusterFolder(self.site.state_path())
+        self._folder = ClusterFolder(self.site.state_path(), self._cluster_id)
         self.security = self._folder.security()
         self.scheduler = await self._start_scheduler()
         factory = JobFactory(self.site, self.scheduler.address, self._folder, self.security)
@@ -141,7 +141,7 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
         )
         self._reaper = Reaper(str(self._folder.path), *queue.cancel_commands(names))
         self._fleet = Fleet(factory, queue, self._folder, self._reaper, names)
-        self._fleet.on_change = self._changed.set
+        self._scaling = Scaling(self.name, self.site, self._fleet, self.scheduler)
         await self.scheduler.register_scheduler_plugin(
             PoolPlugin(self._fleet, self._summary), idempotent=False
         )
@@ -184,7 +184,7 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
         self.status = Status.closing
         scheduler = getattr(self, "scheduler", None)
         if scheduler is not None:
-            # Workers are told first, so that their jobs end by themselves: COMPLETED, not CANCELLED.
+            # Workers are told first, so that jobs end by themselves: COMPLETED, not CANCELLED.
             with contextlib.suppress(OSError, TimeoutError):
                 await asyncio.wait_for(_dismiss_workers(scheduler), 10)
         if self._fleet is not None:
@@ -201,9 +201,9 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
         self._stack.close()
         self.status = Status.closed
 
-    def close(self, timeout: float | None = None) -> Awaitable[None] | None:
+    def close(self, timeout: float | None = None) -> Any:
         """End all jobs, wait for the resource manager to let go of them, delete the keys."""
-        waitable: Awaitable[None] | None = super().close(timeout)
+        waitable = super().close(timeout)
         if not self.asynchronous:
             self._loop_runner.stop()
         return waitable
@@ -229,9 +229,9 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
 
     def target(self, pool: str) -> int:
         """Return how many workers a pool was asked for."""
-        return self._targets[pool]
+        return self._scaling.targets[pool] if self._scaling else 0
 
-    def scale(self, n: int | None = None, **pools: int) -> Awaitable[None] | None:
+    def scale(self, n: int | None = None, **pools: int) -> Any:
         """Set how many workers each pool shall have; pools that aren't named stay as they are.
 
         Returns at once; `wait_for_workers` waits. Where a job brings several workers
@@ -250,9 +250,11 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
         ValueError
             For a pool that isn't there, a negative number, or more jobs than the pool's max_jobs.
         """
-        return self.sync(self._scale, self._wanted(n, pools))
+        if n is not None:
+            pools = {self.site.default_pool: n, **pools}
+        return self.sync(self._running().scale, pools)
 
-    def scale_down(self, workers: Iterable[str] | str) -> Awaitable[None] | None:
+    def scale_down(self, workers: Iterable[str] | str) -> Any:
         """Take away certain workers, with their results moved to others.
 
         Parameters
@@ -266,7 +268,7 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
             If one of them is no worker of this cluster.
         """
         named = [workers] if isinstance(workers, str) else list(workers)
-        return self.sync(self._scale_down, named)
+        return self.sync(self._running().scale_down, named)
 
     def adapt(self, *_: Any, **__: Any) -> None:
         """Refuse: dask's Adaptive knows one kind of worker, and would wait for ever on a pool.
@@ -283,7 +285,7 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
 
     def wait_for_workers(
         self, n_workers: int | None = None, timeout: float | None = None, **pools: int
-    ) -> Awaitable[None] | None:
+    ) -> Any:
         """Wait until workers are there: those named, or else all that were asked for.
 
         Says on a terminal what it waits for.
@@ -304,140 +306,12 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
         TimeoutError
             After `timeout` seconds, with what was missing.
         """
-        wanted = self._wanted(None, pools) if pools else {}
-        return self.sync(self._wait_for_workers, n_workers, wanted, timeout)
+        return self.sync(self._running().wait, n_workers, pools, timeout)
 
-    def _wanted(self, n: int | None, pools: Mapping[str, int]) -> dict[str, int]:
-        wanted = dict(pools)
-        if n is not None:
-            wanted[self.site.default_pool] = n
-        for name, count in wanted.items():
-            if name not in self.pools:
-                raise unknown_pool(name, self.pools, f"Cluster {self.name}")
-            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-                raise ValueError(f"scale({name}={count!r}): a number of workers, 0 or more.")
-            pool = self.pools[name]
-            jobs = -(-count // pool.processes)
-            if pool.max_jobs is not None and jobs > pool.max_jobs:
-                raise ValueError(
-                    f"scale({name}={count}) takes {jobs} jobs; pool {name!r} of {self.site.name} "
-                    f"allows {pool.max_jobs}: at most scale({name}={pool.max_jobs * pool.processes})."
-                )
-        return wanted
-
-    async def _scale(self, wanted: Mapping[str, int]) -> None:
-        fleet = self._running_fleet()
-        surplus: list[JobRecord] = []
-        for name, count in wanted.items():
-            self._targets[name] = count
-            pool = self.pools[name]
-            live = fleet.of(name)
-            jobs = -(-count // pool.processes)
-            fleet.submit(pool, max(0, jobs - len(live)))
-            surplus += sorted(live, key=self._cost_of_losing)[: max(0, len(live) - jobs)]
-        self._retire(surplus)
-
-    async def _scale_down(self, named: Sequence[str]) -> None:
-        fleet = self._running_fleet()
-        leaving = []
-        for name in named:
-            found = [
-                r
-                for r in fleet.records
-                if r.live
-                and (name in {r.name, r.job_id} or name in r.workers or name in r.workers.values())
-            ]
-            if not found:
-                here = ", ".join(r.name for r in fleet.records if r.live) or "none"
-                raise ValueError(f"No worker {name!r} in cluster {self.name}; it has {here}.")
-            leaving += [record for record in found if record not in leaving]
-        for record in leaving:
-            pool = self.pools[record.pool]
-            self._targets[record.pool] = max(0, self._targets[record.pool] - pool.processes)
-        self._retire(leaving)
-
-    def _retire(self, records: list[JobRecord]) -> None:
-        if records:
-            task = asyncio.create_task(self._retire_gracefully(records))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
-
-    async def _retire_gracefully(self, records: list[JobRecord]) -> None:
-        fleet = self._running_fleet()
-        addresses = [address for record in records for address in record.workers]
-        await fleet.end([r for r in records if not r.workers])
-        if not addresses:
-            return
-        # By address: upstream's SpecCluster hands over names, which the scheduler takes for
-        # addresses of workers that left already, and their results are computed again.
-        retired = await self.scheduler.retire_workers(
-            workers=addresses, close_workers=True, remove=True
-        )
-        for record in records:
-            stuck = [a for a in record.workers if a not in retired and a in self.scheduler.workers]
-            if stuck:
-                self._targets[record.pool] += self.pools[record.pool].processes
-                logger.warning(
-                    "Kept %s: it holds results that no other worker can take. Ask for room first, "
-                    "or free the results.",
-                    record,
-                )
-            else:
-                await fleet.end([record], grace=10)
-
-    def _cost_of_losing(self, record: JobRecord) -> tuple[int, int, int]:
-        workers = [self.scheduler.workers[a] for a in record.workers if a in self.scheduler.workers]
-        return (
-            len(workers),
-            sum(len(ws.processing) for ws in workers),
-            sum(ws.nbytes for ws in workers),
-        )
-
-    async def _wait_for_workers(
-        self, n_workers: int | None, wanted: dict[str, int], timeout: float | None
-    ) -> None:
-        fleet = self._running_fleet()
-        wanted = wanted or ({} if n_workers is not None else dict(self._targets))
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        with views.Progress(sys.stderr) as progress:
-            while True:
-                self._changed.clear()
-                missing = views.missing(fleet.records, wanted, n_workers)
-                if not missing:
-                    return
-                self._refuse_hopeless(missing)
-                waited = loop.time() - begun
-                if timeout is not None and waited > timeout:
-                    raise TimeoutError(
-                        f"After {timeout:g} s still waiting for "
-                        f"{views.waiting(fleet.records, missing)}"
-                    )
-                progress.show(f"Waiting for {views.waiting(fleet.records, missing)}", waited)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), 0.5)
-
-    def _refuse_hopeless(self, missing: Mapping[str, tuple[int, int]]) -> None:
-        fleet = self._running_fleet()
-        for name, (_, wanted) in missing.items():
-            if name not in self.pools:
-                continue
-            reachable = sum(r.processes for r in fleet.of(name))
-            if reachable >= wanted:
-                continue
-            failed = fleet.of(name, FAILED)
-            if failed:
-                raise PoolError(f"Pool {name!r} can't bring {wanted} workers: {failed[-1]} {failed[-1].reason}")
-            if self._targets[name] < wanted:
-                raise PoolError(
-                    f"Pool {name!r} was asked for {self._targets[name]} workers, so {wanted} will "
-                    f"never be there. Ask for them: cluster.scale({name}={wanted})"
-                )
-
-    def _running_fleet(self) -> Fleet:
-        if self._fleet is None:
+    def _running(self) -> Scaling:
+        if self._scaling is None:
             raise ClusterError(f"Cluster {self.name} has not started.")
-        return self._fleet
+        return self._scaling
 
     # -- looking at it ---------------------------------------------------------------------
 
@@ -449,9 +323,13 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
     @property
     def summary(self) -> Table:
         """What each pool did so far: jobs, hours allocated, tasks, busy time, cost."""
-        return views.summary_table(self.pools, self._fleet.records if self._fleet else [], self._summary)
+        return views.summary_table(
+            self.pools, self._fleet.records if self._fleet else [], self._summary
+        )
 
-    def logs(self, pool: str | None = None, *, job: str | None = None, lines: int | None = None) -> Logs:
+    def logs(
+        self, pool: str | None = None, *, job: str | None = None, lines: int | None = None
+    ) -> views.JobLogs:
         """Return what the jobs printed.
 
         Parameters
@@ -466,7 +344,7 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
         Returns
         -------
         dict of str
-            Text by job, shown readably in a notebook.
+            Text by job, shown readably in a terminal and in a notebook.
 
         Raises
         ------
@@ -475,12 +353,11 @@ class Cluster(DaskCluster):  # type: ignore[misc]  # distributed is untyped
         """
         if pool is not None and pool not in self.pools:
             raise unknown_pool(pool, self.pools, f"Cluster {self.name}")
-        fleet = self._running_fleet()
-        logs = Logs()
-        for record in fleet.records:
+        logs = views.JobLogs()
+        for record in self._fleet.records if self._fleet else ():
             if pool not in {None, record.pool} or job not in {None, record.job_id, record.name}:
                 continue
-            text = fleet.output(record)
+            text = self._fleet.output(record) if self._fleet else ""
             if lines is not None:
                 text = "\n".join(text.splitlines()[-lines:])
             logs[f"{record.name} (job {record.job_id or '-'})"] = Log(text)
@@ -515,7 +392,9 @@ def _site(
     if pools is not None:
         found = found.with_pools(list(pools))
     if account is not None:
-        found = Site.from_mapping({**found.to_mapping(), "account": account}, "Cluster(account=...)")
+        found = Site.from_mapping(
+            {**found.to_mapping(), "account": account}, "Cluster(account=...)"
+        )
     if found.resource_manager == "local":
         import psutil
 
@@ -543,5 +422,3 @@ def _close_all() -> None:
         if cluster.status not in {Status.closed, Status.created} and not cluster.asynchronous:
             with contextlib.suppress(Exception):
                 cluster.close(timeout=30)
-
-

@@ -157,8 +157,10 @@ class Fleet:
         """End every job, wait until the resource manager has let go of them, stop watching."""
         self._watcher.cancel()
         live = [r for r in self.records if r.state in LIVE | {CLOSING}]
-        waiting = [r for r in live if not r.workers]
-        await asyncio.gather(self.end(waiting), self.end([r for r in live if r.workers], grace=3))
+        await asyncio.gather(
+            self.end([r for r in live if r.started is None]),
+            self.end([r for r in live if r.started is not None], grace=5),
+        )
         # A submission that was under way when it was called off cancels its job itself.
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*self._tasks, return_exceptions=True), 30)
@@ -218,7 +220,9 @@ class Fleet:
             entries = await self._queue.look(list(seen), self._job_names)
         except ClusterError as error:
             if not self._deaf:
-                logger.warning("The resource manager does not answer; trying on. It said: %s", error)
+                logger.warning(
+                    "The resource manager does not answer; trying on. It said: %s", error
+                )
             self._deaf = True
             return
         self._deaf = False
@@ -262,6 +266,7 @@ class Fleet:
 
     def _fail(self, record: JobRecord, what: str, hint: str) -> None:
         record.enter(FAILED, what)
+        record.advice = hint
         logger.warning("%s%s %s\n%s", str(record)[0].upper(), str(record)[1:], what, hint)
         self._changed()
 

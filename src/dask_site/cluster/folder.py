@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 from contextlib import suppress
@@ -21,6 +20,8 @@ class ClusterFolder:
     ----------
     state_dir : Path
         The user's folder for all clusters, on storage that login and compute nodes share.
+    cluster_id : str
+        Name of the folder: unique, and not to be guessed.
 
     Raises
     ------
@@ -28,8 +29,8 @@ class ClusterFolder:
         If `state_dir` belongs to somebody else, others can write to it, or nothing can be written.
     """
 
-    def __init__(self, state_dir: Path) -> None:
-        self.cluster_id = secrets.token_hex(4)
+    def __init__(self, state_dir: Path, cluster_id: str) -> None:
+        self.cluster_id = cluster_id
         self.path = state_dir / self.cluster_id
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -111,6 +112,6 @@ def _refuse_foreign(state_dir: Path) -> None:
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ClusterError(
-            f"Others can write to {state_dir} (mode {stat.S_IMODE(status.st_mode):04o}): keys can't "
-            f"be kept there. Run: chmod 700 {state_dir}"
+            f"Others can write to {state_dir} (mode {stat.S_IMODE(status.st_mode):04o}): keys "
+            f"can't be kept there. Run: chmod 700 {state_dir}"
         )

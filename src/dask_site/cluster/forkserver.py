@@ -32,7 +32,7 @@ def start() -> None:
             os.close(alive_write)
             _serve(listener.detach(), alive_read)
     os.close(alive_read)
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]  # in no stub
+    server: Any = forkserver._forkserver
     server._forkserver_address = address
     server._forkserver_alive_fd = alive_write
     server._forkserver_pid = pid

@@ -41,12 +41,11 @@ _JOB_CLASSES = {
 _WORKER_ARGUMENTS = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
 
 
-def job_class(resource_manager: str) -> type:
+def job_class(resource_manager: str) -> Any:
     """Return dask-jobqueue's Job class for a resource manager (one of the site file's names)."""
     module, name = _JOB_CLASSES[resource_manager]
     with _signals_left_alone():
-        cls: type = getattr(import_module(module), name)
-    return cls
+        return getattr(import_module(module), name)
 
 
 @contextmanager
@@ -57,7 +56,7 @@ def _signals_left_alone() -> Iterator[None]:
     longer be a KeyboardInterrupt, and an import outside the main thread fails.
     """
     original = signal.signal
-    signal.signal = lambda *_: None  # type: ignore[assignment]
+    signal.signal = lambda *_: None
     try:
         yield
     finally:
@@ -134,7 +133,7 @@ class JobFactory:
             dask.config.set({f"jobqueue.{_section(pool)}": jobqueue_section(site, pool)})
 
     def make(self, pool: Pool, name: str) -> Any:
-        """Return a dask-jobqueue Job, not yet submitted, for `pool`; its worker is called `name`."""
+        """Return a dask-jobqueue Job for `pool`, not yet submitted, whose worker is `name`."""
         arguments = [
             *_resource_arguments(pool),
             *_WORKER_ARGUMENTS,
@@ -187,7 +186,7 @@ def _environment(site: Site, pool: Pool) -> list[str]:
     }
     for name in ("DASK_ROOT_CONFIG", "DASK_CONFIG"):
         if name in os.environ:
-            assignments[name] = os.path.abspath(os.environ[name])
+            assignments[name] = str(Path(os.environ[name]).absolute())
     if site.resource_manager == "local" and pool.gpus:
         assignments["CUDA_VISIBLE_DEVICES"] = os.environ.get(
             "CUDA_VISIBLE_DEVICES", ",".join(map(str, range(pool.gpus)))
@@ -202,7 +201,9 @@ def _resource_arguments(pool: Pool) -> list[str]:
 
 @lru_cache
 def _upstream_section(resource_manager: str) -> dict[str, Any]:
-    text = resources.files("dask_jobqueue").joinpath("jobqueue.yaml").read_text("utf-8")
+    with _signals_left_alone():
+        package = resources.files("dask_jobqueue")
+    text = package.joinpath("jobqueue.yaml").read_text("utf-8")
     section: dict[str, Any] = yaml.safe_load(text)["jobqueue"][resource_manager]
     return section
 

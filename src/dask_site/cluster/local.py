@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 from dask_jobqueue.local import LocalJob
 
-# Every job started by this process. A job's process is our child: whoever asks for its state reaps it.
+# Every job that this process started: they are its children, and asking for their state reaps them.
 _processes: dict[str, subprocess.Popen[bytes]] = {}
 
 
@@ -30,11 +31,11 @@ class LocalProcessJob(LocalJob):
     async def start(self) -> None:
         """Start the script; `job_id` is the number of its process group."""
         with self.job_file() as script:
-            log = os.path.join(self.log_directory, f"{self.job_name}-{self.name}.out")
-            with open(log, "wb") as output:
+            log = Path(self.log_directory) / f"{self.job_name}-{self.name}.out"
+            with log.open("wb") as output:
                 process = await asyncio.to_thread(_start, script, output.fileno())
         self.job_id = str(process.pid)
-        os.rename(log, os.path.join(self.log_directory, f"{self.job_name}-{self.job_id}.out"))
+        log.rename(log.with_name(f"{self.job_name}-{self.job_id}.out"))
         _processes[self.job_id] = process
 
     async def close(self) -> None:
@@ -43,7 +44,7 @@ class LocalProcessJob(LocalJob):
 
 
 def _start(script: str, output: int) -> subprocess.Popen[bytes]:
-    # A session of its own: Ctrl-C in the terminal is for the user's program, which then ends its jobs.
+    # A session of its own: Ctrl-C is for the user's program, which then ends its jobs.
     return subprocess.Popen(
         ["bash", script],
         stdin=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -169,7 +170,7 @@ class SlurmQueue:
 
 
 class LocalQueue:
-    """This machine: jobs are our own process groups."""
+    """The machine itself: jobs are our own process groups."""
 
     can_look = True
 
@@ -193,7 +194,7 @@ class LocalQueue:
             if all(local.exit_code(job) is not None for job in job_ids):
                 return
             await asyncio.sleep(0.1)
-        local.kill(list(job_ids), local.signal.SIGKILL)
+        local.kill(list(job_ids), signal.SIGKILL)
 
     def cancel_commands(self, job_names: Sequence[str]) -> tuple[list[str], list[str]]:  # noqa: ARG002  # of the protocol
         """Return a kill by process group."""

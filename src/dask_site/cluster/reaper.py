@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
 
 
@@ -106,7 +107,7 @@ def _clean_up(plan: dict[str, Any], jobs: set[str]) -> None:
         done = _cancel([*plan["cancel"], *sorted(jobs)] if jobs else [])
         done = _cancel(plan["by_name"]) and done
         shutil.rmtree(plan["folder"], ignore_errors=True)
-        if done and pause and not os.path.exists(plan["folder"]):
+        if done and pause and not Path(plan["folder"]).exists():
             return
 
 

@@ -57,6 +57,7 @@ class JobRecord:
     finished: datetime | None = field(default=None, repr=False)
     workers: dict[str, str] = field(default_factory=dict, repr=False)
     warned: str = field(default="", repr=False)
+    advice: str = field(default="", repr=False)
 
     def enter(self, state: str, reason: str = "") -> None:
         """Change the state and note when."""
@@ -68,6 +69,10 @@ class JobRecord:
             if state in {ENDED, FAILED} and self.finished is None:
                 self.finished = now
         self.state, self.reason = state, reason
+
+    def goes_by(self, name: str) -> bool:
+        """Say whether `name` is this job's name or number, or the name or address of its worker."""
+        return name in {self.name, self.job_id, *self.workers, *self.workers.values()}
 
     @property
     def live(self) -> bool:

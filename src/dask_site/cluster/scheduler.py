@@ -88,7 +88,7 @@ class PoolShufflePlugin(ShuffleSchedulerPlugin):
         return pinned
 
 
-class PoolPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed is untyped
+class PoolPlugin(SchedulerPlugin):
     """Tells the cluster of workers that come and go, and counts work by pool."""
 
     name = "dask-site-pools"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from distributed.utils import Logs
+
 from dask_site.cluster.records import PENDING, JobRecord, Table
 from dask_site.cluster.summary import Summary
 from dask_site.site import format_memory
@@ -15,6 +17,14 @@ from dask_site.site import format_memory
 if TYPE_CHECKING:
     from dask_site.cluster.core import Cluster
     from dask_site.site import Pool
+
+
+class JobLogs(Logs):
+    """Text by job; distributed's Logs, readable on a terminal as well."""
+
+    def __repr__(self) -> str:
+        return "\n".join(f"==> {title} <==\n{text.rstrip()}\n" for title, text in self.items())
+
 
 #: Stands for "whatever pool" where a number of workers in all was asked for.
 ANY = ""
@@ -24,7 +34,9 @@ def missing(
     records: Sequence[JobRecord], wanted: Mapping[str, int], in_all: int | None
 ) -> dict[str, tuple[int, int]]:
     """Return pool to (workers that are there, workers wanted) where they fall short."""
-    there = {name: sum(len(r.workers) for r in records if r.pool == name and r.live) for name in wanted}
+    there = {
+        name: sum(len(r.workers) for r in records if r.pool == name and r.live) for name in wanted
+    }
     short = {name: (there[name], count) for name, count in wanted.items() if there[name] < count}
     everyone = sum(len(r.workers) for r in records if r.live)
     if in_all is not None and everyone < in_all:
@@ -36,7 +48,9 @@ def waiting(records: Sequence[JobRecord], short: Mapping[str, tuple[int, int]]) 
     """Return, for people, what is missing and what the resource manager says of it."""
     parts = []
     for name, (there, wanted) in short.items():
-        jobs = [r for r in records if r.live and name in {ANY, r.pool} and len(r.workers) < r.processes]
+        jobs = [
+            r for r in records if r.live and name in {ANY, r.pool} and len(r.workers) < r.processes
+        ]
         states = ", ".join(
             f"job {r.job_id} {r.state}{f': {r.reason}' if r.state == PENDING and r.reason else ''}"
             for r in jobs[:3]
@@ -220,7 +234,8 @@ def cluster_html(cluster: Cluster) -> str:
     ]
     facts = "".join(f"<div><b>{k}</b>: {html.escape(str(v))}</div>" for k, v in rows)
     if link:
-        facts += f'<div><b>Dashboard</b>: <a href="{html.escape(link)}">{html.escape(link)}</a></div>'
+        facts += (
+            f'<div><b>Dashboard</b>: <a href="{html.escape(link)}">{html.escape(link)}</a></div>'
+        )
     table = pool_states(cluster)._repr_html_()
     return f"<div><h4>Cluster {html.escape(cluster.name)}</h4>{facts}{table}</div>"
-

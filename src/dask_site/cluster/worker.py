@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 # What distributed's nanny gives its workers ("distributed.nanny.pre-spawn-environ"). Set here as
 # well, since NumPy's libraries read it when they are loaded, and our workers are forks of a
@@ -31,8 +32,9 @@ def main() -> None:
         os.environ.setdefault(name, str(value))
     dask.config.refresh()
 
-    from dask_site.cluster import forkserver
     from distributed.cli.dask_worker import main as dask_worker
+
+    from dask_site.cluster import forkserver
 
     forkserver.start()
     scratch = _private_scratch()
@@ -47,9 +49,9 @@ def _private_scratch() -> str:
     base = None
     if "--local-directory" in sys.argv[:-1]:
         at = sys.argv.index("--local-directory")
-        base = os.path.expanduser(os.path.expandvars(sys.argv[at + 1]))
+        base = Path(os.path.expandvars(sys.argv[at + 1])).expanduser()
         del sys.argv[at : at + 2]
-        os.makedirs(base, mode=0o700, exist_ok=True)
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = tempfile.mkdtemp(prefix="dask-site-", dir=base)
     sys.argv += ["--local-directory", scratch]
     return scratch

@@ -148,7 +148,9 @@ def whole(least: int, most: int = 2**31) -> BeforeValidator:
 
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise Mistake(f"{show(value)} is not a whole number", **_whole_meant(value, least))
+            write = _whole_meant(value)
+            do = "" if write else f"write a whole number that is at least {least}"
+            raise Mistake(f"{show(value)} is not a whole number", write=write, do=do)
         if value < least:
             raise Mistake(f"{show(value)} is less than {least}", write=str(least))
         if value > most:
@@ -158,13 +160,13 @@ def whole(least: int, most: int = 2**31) -> BeforeValidator:
     return _told(check)
 
 
-def _whole_meant(value: Any, least: int) -> dict[str, str]:
+def _whole_meant(value: Any) -> str:
     digits = value.strip() if isinstance(value, str) else ""
     if re.fullmatch(r"\d{1,9}", digits, re.ASCII):
-        return {"write": str(int(digits))}
+        return str(int(digits))
     if isinstance(value, float) and value.is_integer() and 0 <= value < 10**9:
-        return {"write": str(int(value))}
-    return {"do": f"write a whole number that is at least {least}"}
+        return str(int(value))
+    return ""
 
 
 def price(value: Any) -> float:
@@ -193,8 +195,8 @@ def choice(*names: str) -> BeforeValidator:
         word = text(value)
         if word not in names:
             near = nearest(word, names)
-            mend = {"write": near} if near else {"do": f"write one of: {', '.join(names)}"}
-            raise Mistake(f"{show(word)} is not one of {', '.join(names)}", **mend)
+            do = "" if near else f"write one of: {', '.join(names)}"
+            raise Mistake(f"{show(word)} is not one of {', '.join(names)}", write=near or "", do=do)
         return word
 
     return _told(check)

@@ -204,7 +204,9 @@ class _Builder:
                 return self._scalar(node, path)
             if isinstance(node, yaml.SequenceNode):
                 return self._sequence(node, path)
-            return self._mapping(node, path)
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, path)
+            raise AssertionError(f"YAML has no node like {node}")
         finally:
             self._open.discard(id(node))
 
@@ -286,8 +288,8 @@ class _Builder:
 
     def _key(self, key: yaml.Node, path: Path) -> str | None:
         if not isinstance(key, yaml.ScalarNode):
-            place = f"line {key.start_mark.line + 1}"
-            self._refuse(path, None, f"has a key that is not text ({place})", "write a plain key")
+            why = f"has a key that is not text (line {key.start_mark.line + 1})"
+            self._refuse(path, None, why, "write a plain key")
             return None
         name = str(key.value)
         if key.tag not in {f"{_TAG}{kind}" for kind in _TEXTS}:

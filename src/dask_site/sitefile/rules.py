@@ -41,12 +41,11 @@ def check(data: Raw) -> Iterator[Finding]:
 
 def _pool_names(pools: Raw, manager: str | None) -> Iterator[Finding]:
     if not pools:
-        mistake = Mistake("holds no pool", do="describe at least one pool")
-        yield Finding(("pools",), {}, mistake)
+        yield Finding(("pools",), {}, Mistake("holds no pool", do="describe at least one pool"))
     seen: dict[str, str] = {}
     for name in pools:
         twin = seen.setdefault(name.replace("-", "_"), name)
-        mistake = None
+        mistake: Mistake | None = None
         if not _POOL_NAME.fullmatch(name):
             why = f"{show(name)} can't name a pool"
             do = "use at most 32 of a-z, 0-9, _ and -, beginning with a letter"
