@@ -20,6 +20,12 @@ from testinfra.host import Host
 
 ROOT = Path(__file__).parents[2]
 INVENTORY = ROOT / "inventories" / "demo"
+# whatever the test runner set for itself
+PLAIN = {
+    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    "ANSIBLE_FORCE_COLOR": "0",
+    "ANSIBLE_NOCOLOR": "1",
+}
 
 
 def ansible(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +33,7 @@ def ansible(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [Path(sys.executable).with_name(command), "-i", INVENTORY, *arguments],
         cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        env={**os.environ, **PLAIN},
         capture_output=True,
         text=True,
     )
