@@ -123,7 +123,8 @@ class Fleet:
             return None
         record.workers[address] = name
         self._by_worker[address] = record
-        record.node = record.node or host
+        if not self._queue.can_look:
+            record.node = host
         if record.state in {SUBMITTING, PENDING, STARTING}:
             record.enter(RUNNING if len(record.workers) >= record.processes else STARTING)
         self._changed()
@@ -179,7 +180,7 @@ class Fleet:
     async def _wait_ended(self, records: list[JobRecord], seconds: float) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
         while any(r.state == CLOSING and r.job_id for r in records):
-            await self._look()
+            await self.look()
             if asyncio.get_running_loop().time() > deadline:
                 return
             await asyncio.sleep(0.3)
@@ -208,11 +209,12 @@ class Fleet:
             except TimeoutError:
                 step += 1
             try:
-                await self._look()
+                await self.look()
             except Exception:
                 logger.exception("Watching the queue went wrong; trying again")
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Ask the resource manager once for all live jobs and take over what it says."""
         seen = {r.job_id: r for r in self.records if r.job_id and r.state in LIVE | {CLOSING}}
         if not seen or not self._queue.can_look:
             return
@@ -238,10 +240,17 @@ class Fleet:
         elif record.state == CLOSING:
             return
         elif entry.phase == QUEUE_PENDING:
+            if record.state in {STARTING, RUNNING}:
+                logger.warning(
+                    "%s was taken off its node, and the resource manager queued it again (%s). "
+                    "What its workers held is computed again where it is needed.",
+                    str(record).capitalize(),
+                    entry.reason or entry.verdict,
+                )
             record.enter(PENDING, entry.reason)
             hint = pending_hint(entry.reason)
-            if hint and record.warned != entry.reason:
-                record.warned = entry.reason
+            if hint and record.warned != hint:
+                record.warned = hint
                 logger.warning("Waiting: %s can't start: %s. %s", record, entry.reason, hint)
         elif record.state == PENDING:
             record.enter(STARTING)
@@ -267,7 +276,7 @@ class Fleet:
     def _fail(self, record: JobRecord, what: str, hint: str) -> None:
         record.enter(FAILED, what)
         record.advice = hint
-        logger.warning("%s%s %s\n%s", str(record)[0].upper(), str(record)[1:], what, hint)
+        logger.warning("%s %s\n%s", str(record).capitalize(), what, hint)
         self._changed()
 
     def _changed(self) -> None:

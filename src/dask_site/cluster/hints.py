@@ -24,6 +24,10 @@ _SUBMISSION = {
     "software on PATH?",
 }
 
+_NODES_AWAY = (
+    "The nodes that could run it are down, drained or reserved (`sinfo -R` says why). It starts "
+    "when they are back."
+)
 _PENDING = {
     "PartitionDown": "The partition is down. Ask the site's support, or use another pool.",
     "PartitionInactive": "The partition is inactive. Ask the site's support, or use another pool.",
@@ -31,9 +35,8 @@ _PENDING = {
     "this job will never start.",
     "PartitionNodeLimit": "The job asks for more nodes than the partition has or allows: it will "
     "never start.",
-    "DOWN, DRAINED": "The nodes that could run it are down, drained or reserved (`sinfo -R` says "
-    "why). It starts when they are back.",
-    "ReqNodeNotAvail": "The nodes that could run it are not available (`sinfo -R` says why).",
+    "DOWN, DRAINED": _NODES_AWAY,
+    "ReqNodeNotAvail": _NODES_AWAY,
     "BadConstraints": "No node has what the pool asks for: this job will never start.",
     "AssocGrp": "Your account has used up a limit (`sacctmgr show associations user=$USER`).",
     "AssocMax": "You are at a limit of your account; it starts when your other jobs end.",

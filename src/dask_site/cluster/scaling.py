@@ -88,6 +88,8 @@ class Scaling:
                 self._changed.clear()
                 missing = views.missing(self._fleet.records, wanted, in_all)
                 if not missing:
+                    if any(r.live and not r.node for r in self._fleet.records):
+                        await self._fleet.look()
                     return
                 self._refuse_hopeless(missing)
                 waited = loop.time() - begun
