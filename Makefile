@@ -56,6 +56,23 @@ clean: ## remove every cluster: containers, networks, volumes, keys; images stay
 clean-images: clean ## remove the images too
 	@podman images -q --filter label=dask-site=image | sort -u | xargs -r podman rmi -f >/dev/null
 
+.PHONY: test test-quick molecule bench
+test: test-quick molecule ## everything: test-quick, then the rollout and real jobs on both Slurm versions
+
+test-quick: lint ## lint, types, and the tests that need no container
+	@echo "==> tests without containers"
+	pytest tests/unit tests/contract tests/local
+
+molecule: $(VENV)/.stamp ## the molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs
+	@for suite in $(or $(SUITES),bookworm trixie); do \
+	  $(MAKE) --no-print-directory wheelhouse SUITE=$$suite && \
+	  echo "==> molecule on $$suite: create, check, converge, idempotence, verify, destroy" && \
+	  SUITE=$$suite CLUSTER=$(or $(TEST_CLUSTER),dask-site-test)-$$suite molecule test || exit 1; \
+	done
+
+bench: cluster rollout ## the figures of bench/README.md, on the cluster of `make cluster`
+	@$(PLAYBOOK) bench/bench.yml
+
 .PHONY: lint
 lint: $(VENV)/.stamp ## style, types, playbooks; offline
 	ruff check

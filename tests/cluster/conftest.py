@@ -58,9 +58,9 @@ def node(name: str) -> Host:
 def _rolled_out() -> None:
     """Without a cluster there is nothing to test."""
     if not Path(variables()["folder"], "ssh_config").exists():
-        pytest.skip("no cluster stands: make cluster rollout")
+        pytest.exit("no cluster stands: make cluster rollout", returncode=1)
     if not node("login1").file("/opt/dask-site/current").exists:
-        pytest.skip("dask-site is not rolled out on the cluster: make rollout")
+        pytest.exit("dask-site is not rolled out there: make rollout", returncode=1)
 
 
 @pytest.fixture(scope="session")
