@@ -492,6 +492,32 @@ def test_however_the_program_ends_no_job_stays(in_background, as_user, signal):
     assert left_nothing("alice"), queue_of("alice") + folders_of("alice")
 
 
+def test_a_job_whose_number_never_came_back_is_cancelled_by_name(python):
+    """The program was killed while sbatch ran: only the job's name tells whose it is."""
+    facts, result = python(
+        "alice",
+        """
+        import subprocess
+        from dask_site.cluster.queue import SlurmQueue
+        if __name__ == "__main__":
+            submit = ["sbatch", "--parsable", "--wrap", "sleep 600"]
+            numbers = [subprocess.check_output([*submit, "-J", name], text=True).strip()
+                       for name in ("dask-0000-cpu", "dask-0000-gpu", "mine")]
+            _, by_name = SlurmQueue().cancel_commands(["dask-0000-cpu", "dask-0000-gpu"])
+            tell(code=subprocess.run(by_name).returncode, numbers=numbers)
+        """,
+    )
+    first, second, other = facts["numbers"]
+    try:
+        assert facts["code"] == 0, result.stderr
+        assert until(lambda: queue_of("alice").split()[0:1] == [other])
+        assert first not in queue_of("alice")
+        assert second not in queue_of("alice")
+    finally:
+        node("login1").run(f"scancel {other}")
+    assert left_nothing("alice")
+
+
 def test_a_dead_node_is_told_and_the_rest_goes_on(in_background, login1):
     """Needs slurmctld's own verdict on the node: half a minute."""
     _, _, log = in_background(

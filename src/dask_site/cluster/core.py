@@ -110,6 +110,7 @@ class Cluster(DaskCluster):
         self._reaper: Reaper | None = None
         self._scaling: Scaling | None = None
         self._stack = ExitStack()
+        self._owner = os.getpid()
         self._cluster_id = secrets.token_hex(4)
         super().__init__(
             asynchronous=asynchronous, loop=loop, quiet=True, name=name or self._cluster_id
@@ -152,8 +153,6 @@ class Cluster(DaskCluster):
 
     async def _start_scheduler(self) -> PoolScheduler:
         exclusive = [pool.name for pool in self.site.pools.values() if pool.exclusive]
-        if len(exclusive) == len(self.site.pools):
-            exclusive = []  # with nothing else to run on, work that names no pool would never run
         routes = {} if self._dashboard else {"distributed.scheduler.http.routes": _HEALTH}
         try:
             with dask.config.set(routes):
@@ -419,6 +418,7 @@ async def _dismiss_workers(scheduler: PoolScheduler) -> None:
 @atexit.register
 def _close_all() -> None:
     for cluster in list(_instances):
-        if cluster.status not in {Status.closed, Status.created} and not cluster.asynchronous:
+        # A forked child has copies of its parent's clusters, which are not its own to close.
+        if cluster.is_open and cluster._owner == os.getpid() and not cluster.asynchronous:
             with contextlib.suppress(Exception):
                 cluster.close(timeout=30)

@@ -261,7 +261,9 @@ class Fleet:
         if asked:
             record.enter(ENDED, entry.verdict)
             return
-        found = await self._queue.verdict(record.job_id) or entry
+        found = await self._queue.verdict(record.job_id)
+        if found is None or found.phase != QUEUE_ENDED:
+            found = entry  # the accounting is off, or behind
         how = f"{found.verdict}{f' ({found.reason})' if found.reason else ''}"
         if joined and record.workers == {} and found.verdict == "COMPLETED":
             # Its workers closed because the user or Dask asked them to.
