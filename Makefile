@@ -80,6 +80,11 @@ lint: $(VENV)/.stamp ## style, types, playbooks; offline
 	mypy
 	yamllint --strict .
 	ansible-lint
+	python docs/make_reference.py --check
+
+.PHONY: docs
+docs: $(VENV)/.stamp ## docs/reference.md from the code
+	python docs/make_reference.py
 
 # Python and glibc of the suite: the wheels are for the nodes, not for this machine
 PYTHON_bookworm := 3.11

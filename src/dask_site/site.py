@@ -83,7 +83,7 @@ class Site(Part):
     )
     escalate: list[fields.Word] = Field(
         default=[],
-        description="Pools for a task that ran out of memory: from one to the next.",
+        description="Order in which a task that ran out of memory moves on; checked, not used yet.",
         examples=[["cpu", "highmem"]],
     )
     pools: dict[str, Pool] = Field(
