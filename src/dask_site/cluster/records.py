@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -134,14 +134,19 @@ class Table(Sequence[Any]):
         )
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(heading.strip())}</th>" for heading in self._columns)
+        def line(tag: str, texts: Iterable[str]) -> str:
+            sides = ("right" if heading.endswith(" ") else "left" for heading in self._columns)
+            cells = (
+                f'<{tag} style="text-align: {side}">{html.escape(text)}</{tag}>'
+                for side, text in zip(sides, texts, strict=True)
+            )
+            return f"<tr>{''.join(cells)}</tr>"
+
+        head = line("th", (heading.strip() for heading in self._columns))
         body = "".join(
-            "<tr>"
-            + "".join(f"<td>{html.escape(column(row))}</td>" for column in self._columns.values())
-            + "</tr>"
-            for row in self._rows
+            line("td", (column(row) for column in self._columns.values())) for row in self._rows
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
 def job_table(records: Sequence[JobRecord]) -> Table:
