@@ -102,3 +102,20 @@ rollout: $(VENV)/.stamp wheelhouse ## the whole rollout on the cluster of `make 
 
 acceptance: $(VENV)/.stamp ## a real job in every pool, as an ordinary user; report in out/acceptance
 	@$(PLAYBOOK) playbooks/acceptance.yml
+
+.PHONY: demo demo-laptop
+demo: ## everything from nothing: cluster, rollout, a user's job on three pools (root; 5 minutes, then 1)
+	@test "$$(id -u)" = 0 || { echo "make demo runs containers and needs root; make demo-laptop does not"; exit 1; }
+	@$(MAKE) --no-print-directory $(VENV)/.stamp
+	@ANSIBLE_DISPLAY_OK_HOSTS=no $(MAKE) --no-print-directory cluster
+	@echo "==> rollout: module, environment, pools, and a test job in each; minutes the first time"
+	@ANSIBLE_DISPLAY_OK_HOSTS=no $(MAKE) --no-print-directory rollout
+	@examples/fetch-data $(CACHE)/data
+	@examples/run-demo $(CACHE)/clusters/$(CLUSTER)/ssh_config $(CACHE)/data/trinidad.nc out/demo
+
+demo-laptop: $(VENV)/.stamp ## the same script on processes of this machine: no container, no root
+	@examples/fetch-data $(CACHE)/data
+	@mkdir -p out/laptop
+	@echo "==> winter_sun.py on local processes: about a minute"
+	@DASK_CONFIG=inventories/laptop/group_vars/all/site.yml $(BIN)/python examples/winter_sun.py \
+	  $(CACHE)/data/trinidad.nc out/laptop/winter_sun.png
