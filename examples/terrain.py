@@ -73,9 +73,9 @@ def catchments(height, sun):
     a, b = (np.concatenate([pair[i].ravel() for pair in sides + corners]) for i in (0, 1))
     weight = np.maximum(z[a], z[b]) - 0.1 * np.abs(z[a] - z[b])  # the steeper way first
     a, b, weight = np.r_[a, rim], np.r_[b, np.full_like(rim, z.size)], np.r_[weight, z[rim]]
-    tree = minimum_spanning_tree(
-        coo_array((weight, (a, b)), shape=(z.size + 1, z.size + 1)).tocsr()
-    )
+    weight += 1 - weight.min()  # a weight of zero would be no edge
+    graph = coo_array((weight, (a, b)), shape=(z.size + 1, z.size + 1))
+    tree = minimum_spanning_tree(graph.tocsr())
     order, below = breadth_first_order(tree, z.size, directed=False)
     area, light = np.ones(z.size + 1).tolist(), [*sun.ravel().tolist(), 0.0]
     for cell, next_one in zip(order[:0:-1].tolist(), below[order[:0:-1]].tolist(), strict=True):

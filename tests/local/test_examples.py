@@ -65,7 +65,7 @@ def test_winter_sun_uses_each_pool_for_its_part(corner, tmp_path):
     assert not {"catchments", "sunlight"} & set(mostly["cpu"].split("-"))
     tiles = [int(n) for n in re.findall(r"'GPU \d': (\d+)", run.stdout)]
     assert len(tiles) == 2  # each of the two workers has a GPU of its own, and worked
-    assert sum(tiles) == 4 * 3
+    assert sum(tiles) == 3 * 3
 
     png = figure.read_bytes()
     assert png.startswith(b"\x89PNG\r\n")
