@@ -106,7 +106,7 @@ acceptance: $(VENV)/.stamp ## a real job in every pool, as an ordinary user; rep
 .PHONY: demo demo-laptop
 demo: ## everything from nothing: cluster, rollout, a user's job on three pools (root; 5 minutes, then 1)
 	@test "$$(id -u)" = 0 || { echo "make demo runs containers and needs root; make demo-laptop does not"; exit 1; }
-	@$(MAKE) --no-print-directory $(VENV)/.stamp
+	@$(MAKE) -s --no-print-directory $(VENV)/.stamp
 	@ANSIBLE_DISPLAY_OK_HOSTS=no $(MAKE) --no-print-directory cluster
 	@echo "==> rollout: module, environment, pools, and a test job in each; minutes the first time"
 	@ANSIBLE_DISPLAY_OK_HOSTS=no $(MAKE) --no-print-directory rollout
