@@ -104,7 +104,7 @@ acceptance: $(VENV)/.stamp ## a real job in every pool, as an ordinary user; rep
 	@$(PLAYBOOK) playbooks/acceptance.yml
 
 .PHONY: demo demo-laptop
-demo: ## everything from nothing: cluster, rollout, a user's job on three pools (root; 5 minutes, then 1)
+demo: ## everything from nothing: cluster, rollout, a user's job on three pools (root; some minutes, later one or two)
 	@test "$$(id -u)" = 0 || { echo "make demo runs containers and needs root; make demo-laptop does not"; exit 1; }
 	@$(MAKE) -s --no-print-directory $(VENV)/.stamp
 	@ANSIBLE_DISPLAY_OK_HOSTS=no $(MAKE) --no-print-directory cluster
