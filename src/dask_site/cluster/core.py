@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import logging
 import os
 import secrets
+import socket
 import weakref
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -164,7 +166,7 @@ class Cluster(DaskCluster):
                     protocol="tls://",
                     security=self.security,
                     dashboard=self._dashboard,
-                    dashboard_address="127.0.0.1:8787" if self._dashboard else "127.0.0.1:0",
+                    dashboard_address=f"127.0.0.1:{_dashboard_port() if self._dashboard else 0}",
                 )
                 await scheduler
         except (OSError, ValueError, RuntimeError) as error:
@@ -401,6 +403,17 @@ def _site(
     return found
 
 
+def _dashboard_port(usual: int = 8787) -> int:
+    """Return Dask's usual port if it is free, 0 for any other, without upstream's warning."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", usual))
+        except OSError:
+            return 0
+    return usual
+
+
 def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
@@ -417,6 +430,8 @@ async def _dismiss_workers(scheduler: PoolScheduler) -> None:
 
 @atexit.register
 def _close_all() -> None:
+    # Python has shut its thread pools by now, of which distributed would complain.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     for cluster in list(_instances):
         # A forked child has copies of its parent's clusters, which are not its own to close.
         if cluster.is_open and cluster._owner == os.getpid() and not cluster.asynchronous:

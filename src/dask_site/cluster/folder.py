@@ -11,6 +11,7 @@ from pathlib import Path
 from distributed.security import Security
 
 from dask_site.cluster.errors import ClusterError, cannot_write
+from dask_site.cluster.tls import CleanSecurity
 
 
 class ClusterFolder:
@@ -91,7 +92,7 @@ class ClusterFolder:
         certificate = self.write("tls/cert.pem", made.tls_ca_file)
         key = self.write("tls/key.pem", made.tls_scheduler_key)
         roles = ("scheduler", "worker", "client")
-        return Security(
+        return CleanSecurity(
             require_encryption=True,
             tls_ca_file=str(certificate),
             **{f"tls_{role}_cert": str(certificate) for role in roles},

@@ -50,10 +50,10 @@ class Scaling:
         self._check(wanted)
         surplus: list[JobRecord] = []
         for name, count in wanted.items():
-            self.targets[name] = count
             pool = self._site.pools[name]
             live = self._fleet.of(name)
             jobs = -(-count // pool.processes)
+            self.targets[name] = jobs * pool.processes
             self._fleet.submit(pool, max(0, jobs - len(live)))
             surplus += sorted(live, key=self._cost_of_losing)[: max(0, len(live) - jobs)]
         self._retire(surplus)

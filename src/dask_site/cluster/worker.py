@@ -34,8 +34,9 @@ def main() -> None:
 
     from distributed.cli.dask_worker import main as dask_worker
 
-    from dask_site.cluster import forkserver
+    from dask_site.cluster import forkserver, tls
 
+    tls.use_clean_sockets()
     forkserver.start()
     scratch = _private_scratch()
     try:
