@@ -1,9 +1,9 @@
 """TLS sockets begin every operation with an empty OpenSSL error queue (cluster/tls.py)."""
 
+import _ssl
 import ctypes
 import ssl
 
-import _ssl
 import pytest
 
 from dask_site.cluster import tls
