@@ -276,6 +276,21 @@ def test_without_a_site_file_it_says_where_it_looked(monkeypatch):
         Cluster()
 
 
+def test_a_mistake_in_the_configuration_is_shown_without_a_traceback(tmp_path):
+    (tmp_path / "site.yaml").write_text("dask_site: {schema: 1, name: X, pool: {}}")
+    done = subprocess.run(
+        [sys.executable, "-c", "from dask_site import Cluster; Cluster()"],
+        env={"DASK_CONFIG": str(tmp_path), "HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "dask_site.pool" in done.stderr
+    assert "pools" in done.stderr
+
+
 def test_users_configuration_comes_before_the_sites(site, tmp_path):
     site_dir, user_dir = tmp_path / "site", tmp_path / "home"
     for folder, text in (

@@ -21,7 +21,7 @@ from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.utils import Log, silence_logging_cmgr
 
 from dask_site.cluster import views
-from dask_site.cluster.errors import ClusterError, unknown_pool
+from dask_site.cluster.errors import ClusterError, show_site_errors_plainly, unknown_pool
 from dask_site.cluster.fleet import Fleet
 from dask_site.cluster.folder import ClusterFolder
 from dask_site.cluster.jobs import JobFactory, job_class
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dask_site.site import Pool
 
 _instances: weakref.WeakSet[Cluster] = weakref.WeakSet()
+show_site_errors_plainly()
 
 
 class Cluster(DaskCluster):

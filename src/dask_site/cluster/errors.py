@@ -5,7 +5,11 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import sys
 from collections.abc import Iterable
+from types import TracebackType
+
+from dask_site.site import SiteError
 
 
 class ClusterError(RuntimeError):
@@ -14,6 +18,22 @@ class ClusterError(RuntimeError):
 
 class PoolError(ClusterError):
     """A pool can't deliver the workers that were waited for."""
+
+
+def show_site_errors_plainly() -> None:
+    """Let an uncaught SiteError end a program with its message alone.
+
+    A mistake in a configuration file is not one of the program: a traceback would hide where it is.
+    """
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, SiteError):
+            sys.stderr.write(f"{error}\n")
+        else:
+            previous(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def unknown_pool(name: str, known: Iterable[str], where: str) -> ValueError:

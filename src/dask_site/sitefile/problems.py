@@ -143,6 +143,10 @@ class SiteError(ValueError):
         self.problems = tuple(problems)
         self.source = source
 
+    def _render_traceback_(self) -> list[str]:
+        """Let IPython show the message without a traceback (its own protocol)."""
+        return str(self).splitlines()
+
     def __str__(self) -> str:
         count = len(self.problems)
         lines = [problem.as_text(self.source) for problem in self.problems]
