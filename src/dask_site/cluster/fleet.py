@@ -104,7 +104,7 @@ class Fleet:
             try:
                 job = self._factory.make(pool, record.name)
                 await job.start()
-            except (ClusterError, OSError, RuntimeError, ValueError) as error:
+            except Exception as error:  # whatever it was, the job must not stay "submitting"
                 words = _words_of(error)
                 self._fail(record, f"was refused: {words}", submission_hint(words))
                 return
