@@ -186,6 +186,8 @@ def test_jobs_summary_logs_and_representation(cluster, client):
         (lambda c: c.scale(cpu=99), r"takes 99 jobs; pool 'cpu' of Test machine allows 4"),
         (lambda c: c.logs("nope"), "has no pool 'nope'"),
         (lambda c: c.wait_for_workers(tape=1), "has no pool 'tape'"),
+        (lambda c: c.wait_for_workers("gpu"), r"wait_for_workers\('gpu'\): a number of workers"),
+        (lambda c: c.wait_for_workers(gpu=-1), r"wait_for_workers\(gpu=-1\): a number of workers"),
     ],
 )
 def test_mistakes_are_named(cluster, call, message):
@@ -195,10 +197,113 @@ def test_mistakes_are_named(cluster, call, message):
 
 def test_waiting_for_workers_that_nobody_asked_for_is_an_error(site):
     with Cluster(site, pools=["cpu"]) as cluster:
-        with pytest.raises(PoolError, match=r"asked for 0 workers.*cluster.scale\(cpu=1\)"):
+        with pytest.raises(PoolError, match=r"asked for, 0 workers.*cluster.scale\(cpu=1\)"):
             cluster.wait_for_workers(cpu=1)
-        with pytest.raises(TimeoutError, match=r"After 0.2 s still waiting for workers 0/3"):
-            cluster.wait_for_workers(3, timeout=0.2)
+        with pytest.raises(PoolError, match=r"The cluster has, or has asked for, 0 workers, so 3"):
+            cluster.wait_for_workers(3)
+        cluster.scale(cpu=1)
+        with pytest.raises(TimeoutError, match=r"After 0 s still waiting for cpu 0/1"):
+            cluster.wait_for_workers(timeout=0)
+
+
+def test_scaling_up_while_a_worker_hands_its_results_over_asks_for_a_new_one(site):
+    with Cluster(site) as cluster, cluster.get_client() as client:
+        cluster.scale(cpu=2)
+        cluster.wait_for_workers(timeout=60)
+        futures = client.map(slow, range(20))
+        client.gather(futures)
+        cluster.scale(cpu=1)
+        cluster.scale(cpu=3)
+        cluster.wait_for_workers(timeout=60)
+        assert len(cluster.scheduler.workers) == 3
+        assert client.gather(futures) == list(range(20))
+
+
+def test_scaling_up_and_down_at_once_ends_where_the_last_call_wanted(site):
+    async def main():
+        async with Cluster(site, asynchronous=True) as cluster:
+            for count in (2, 0, 2, 1):
+                await cluster.scale(cpu=count)
+            await cluster.wait_for_workers(timeout=60)
+            await asyncio.sleep(3)
+            return len(cluster.scheduler.workers), [j.state for j in cluster.jobs if j.live]
+
+    assert asyncio.run(main()) == (1, ["running"])
+
+
+def test_closing_goes_on_after_it_was_interrupted(site, state_dir):
+    cluster = Cluster(site)
+    cluster.scale(cpu=2)
+    cluster.wait_for_workers(timeout=60)
+    folder = cluster._folder.path
+    with pytest.raises(TimeoutError):
+        cluster.close(timeout=0.01)
+    cluster.close()
+    assert cluster.status.name == "closed"
+    assert processes_of(folder.name) == []
+    assert not folder.exists()
+    with pytest.raises(ClusterError, match="is closed"):
+        cluster.scale(cpu=1)
+    assert not folder.exists()
+
+
+def test_two_threads_may_close(site):
+    from concurrent.futures import ThreadPoolExecutor
+
+    cluster = Cluster(site)
+    cluster.scale(cpu=1)
+    cluster.wait_for_workers(timeout=60)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: cluster.close(), range(2)))
+    assert cluster.status.name == "closed"
+    assert processes_of(cluster._folder.cluster_id) == []
+
+
+def test_a_forked_child_leaves_the_cluster_to_its_parent(site):
+    with Cluster(site) as cluster:
+        cluster.scale(cpu=1)
+        cluster.wait_for_workers(timeout=60)
+        child = os.fork()
+        if child == 0:
+            cluster.close()
+            os._exit(7)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 7
+        with cluster.get_client() as client:
+            assert client.submit(here).result() == "cpu"
+
+
+def test_two_clusters_in_one_process_keep_their_own_pools(site):
+    other = changed(site, cpu={"memory": "300MiB"})
+    with Cluster(site) as first, Cluster(other) as second:
+        first.scale(cpu=1)
+        second.scale(cpu=1)
+        for cluster, mebibytes in ((first, 512), (second, 300)):
+            cluster.wait_for_workers(timeout=60)
+            (worker,) = cluster.scheduler.workers.values()
+            assert round(worker.memory_limit / 2**20) == mebibytes
+
+
+def test_a_cancel_that_fails_is_tried_again(site, monkeypatch, caplog):
+    with Cluster(site) as cluster, caplog.at_level(logging.WARNING, "dask_site"):
+        cluster.scale(cpu=1)
+        queue = cluster._fleet._queue
+        cancel, calls = queue.cancel, []
+
+        async def away_at_first(job_ids):
+            calls.append(list(job_ids))
+            if len(calls) < 3:
+                raise ClusterError("Unable to contact slurm controller")
+            await cancel(job_ids)
+
+        monkeypatch.setattr(queue, "cancel", away_at_first)
+        assert until(lambda: cluster.jobs[0].job_id)
+        cluster.scale(cpu=0)
+        assert until(lambda: calls)
+        assert cluster.jobs[0].state == "closing"
+        assert until(lambda: cluster.jobs[0].state == "ended")
+        assert len(calls) == 3
+        assert caplog.text.count("Could not cancel jobs") == 1
 
 
 def test_adapt_says_what_to_do_instead(cluster):
@@ -235,6 +340,32 @@ def test_a_worker_killed_in_use_is_told(site, caplog):
         cluster.wait_for_workers(timeout=60)
 
 
+def test_a_job_that_ends_well_before_its_worker_joins_is_told_too(site):
+    silent = changed(site, highmem={"prologue": ["sleep 2; exit 0"]})
+    with Cluster(silent) as cluster:
+        cluster.scale(highmem=1)
+        with pytest.raises(PoolError, match="ended before its worker joined: COMPLETED"):
+            cluster.wait_for_workers()
+        with pytest.raises(PoolError, match="The cluster can't bring 1 workers"):
+            cluster.wait_for_workers(1)
+
+
+def test_a_worker_that_cannot_reach_the_scheduler_is_explained(site):
+    # Run the script's own command with another port, where nobody listens.
+    elsewhere = [
+        "export DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=2s port=9",
+        'sed -n "s,tls://127.0.0.1:[0-9][0-9]*,tls://127.0.0.1:$port,p" $0 | bash',
+        "exit 1",
+    ]
+    lost = changed(site, cpu={"prologue": elsewhere})
+    with Cluster(lost) as cluster:
+        cluster.scale(cpu=1)
+        with pytest.raises(PoolError) as caught:
+            cluster.wait_for_workers(timeout=100)
+    assert "could not reach the scheduler at tls://127.0.0.1" in str(caught.value)
+    assert "scheduler: {interface: ...}" in str(caught.value)
+
+
 def test_a_taken_port_is_told(site):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
@@ -256,9 +387,45 @@ def test_a_folder_that_others_can_write_to_is_refused(site, tmp_path):
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
     mapping = {**site.to_mapping(), "state_dir": str(open_to_all)}
-    with pytest.raises(ClusterError, match="Others can write to .*chmod 700"):
+    with pytest.raises(ClusterError, match="Others can write to .*chmod go-w"):
         Cluster(mapping)
     assert os.listdir(open_to_all) == []
+
+
+def test_a_folder_below_somebody_elses_is_refused(site, tmp_path):
+    """Its owner could exchange it for another with the same name, and run code as us."""
+    foreign = tmp_path / "foreign"
+    (foreign / "mine").mkdir(parents=True, mode=0o700)
+    os.chown(foreign, 12345, 12345)
+    with pytest.raises(ClusterError, match="belongs to user number 12345.*state_dir"):
+        Cluster({**site.to_mapping(), "state_dir": str(foreign / "mine")})
+    shared = tmp_path / "shared"
+    (shared / "mine").mkdir(parents=True, mode=0o700)
+    shared.chmod(0o777)
+    with pytest.raises(ClusterError, match=rf"Others can write to {shared} "):
+        Cluster({**site.to_mapping(), "state_dir": str(shared / "mine")})
+    shared.chmod(0o1777)
+    Cluster({**site.to_mapping(), "state_dir": str(shared / "mine")}).close()
+    assert os.listdir(shared / "mine") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"port": 99999}, r"port=99999.*0 \(any free port\) to 65535"),
+        ({"port": "8786"}, "port='8786'"),
+        ({"silence_logs": "bogus"}, "one of debug, info"),
+        ({"pools": "gpus"}, "has no pool 'gpus'.*Did you mean 'gpu'"),
+    ],
+)
+def test_wrong_arguments_are_named(site, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Cluster(site, **arguments)
+
+
+def test_a_number_is_no_site():
+    with pytest.raises(TypeError, match=r"Cluster\(4\): a site file's path.*cluster.scale"):
+        Cluster(4)
 
 
 def test_an_unwritable_state_dir_is_told(site, tmp_path):

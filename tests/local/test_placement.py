@@ -145,3 +145,9 @@ def test_a_pool_that_is_not_there_is_refused_with_the_nearest_one(client):
 def test_the_inner_pool_wins(client):
     with pool("cpu"), pool("highmem"):
         assert client.submit(here, pure=False).result() == "highmem"
+
+
+def test_loose_restrictions_stay_off_exclusive_pools_too(client):
+    """distributed runs such a task anywhere when none of its workers is there."""
+    futures = client.map(here, range(20), pure=False, workers=["nobody"], allow_other_workers=True)
+    assert "gpu" not in client.gather(futures)

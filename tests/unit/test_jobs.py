@@ -39,9 +39,8 @@ def script(tmp_path):
         tmp_path.chmod(0o700)
         folder = ClusterFolder(tmp_path, "abcd1234")
         security = folder.security()
-        job = JobFactory(site, "tls://10.0.0.1:8786", folder, security).make(
-            site.pools["gpu"], "gpu-0"
-        )
+        factory = JobFactory(site, "tls://10.0.0.1:8786", folder, security)
+        job = factory.make(site.pools["gpu"], "gpu-0")
         with job.job_file() as path, open(path) as file:
             text = file.read()
         # HTCondor's script is a submit description, which is not written by job_file alone.

@@ -135,3 +135,18 @@ def test_where_waiting_is_all_there_is_to_do_nothing_is_said(reason):
 )
 def test_a_reason_that_needs_somebody_gets_advice(reason, said):
     assert said in pending_hint(reason)
+
+
+def test_the_output_of_a_job_is_its_own(tmp_path):
+    """Not that of job 112 or of a cluster whose id has a 12 in it."""
+    from types import SimpleNamespace
+
+    from dask_site.cluster.fleet import Fleet
+    from dask_site.cluster.records import JobRecord
+
+    for name in ("dask-ab12cd34-cpu-12.out", "dask-ab12cd34-cpu-112.out", "dask-ab12cd34-cpu.o12"):
+        (tmp_path / name).write_text(f"{name}\n")
+    fleet = Fleet.__new__(Fleet)
+    fleet._folder = SimpleNamespace(logs=tmp_path)
+    text = fleet.output(JobRecord("cpu-0", "cpu", job_id="12"))
+    assert text == "dask-ab12cd34-cpu-12.out\n"

@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import weakref
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from dask_site.cluster import views
 from dask_site.cluster.errors import ClusterError, show_site_errors_plainly, unknown_pool
 from dask_site.cluster.fleet import Fleet
 from dask_site.cluster.folder import ClusterFolder
-from dask_site.cluster.jobs import JobFactory, job_class
+from dask_site.cluster.jobs import JobFactory, job_class, job_name
 from dask_site.cluster.queue import queue_for
 from dask_site.cluster.reaper import Reaper
 from dask_site.cluster.records import Table, job_table
@@ -37,6 +37,7 @@ from dask_site.site import Site
 if TYPE_CHECKING:
     from dask_site.site import Pool
 
+logger = logging.getLogger("dask_site")
 _instances: weakref.WeakSet[Cluster] = weakref.WeakSet()
 show_site_errors_plainly()
 
@@ -53,7 +54,7 @@ class Cluster(DaskCluster):
     site : Site, path or mapping, optional
         A site description or the file that holds it. By default the one that the site installed
         (``module load dask-site``) with your changes from ``~/.config/dask`` on top.
-    pools : sequence of str, optional
+    pools : str or sequence of str, optional
         Use only these pools. By default all of the site.
     account : str, optional
         Account that the jobs are charged to.
@@ -87,13 +88,14 @@ class Cluster(DaskCluster):
     ...         y = model(x).persist()
     """
 
+    status: Any  # set by the base class
     _supports_scaling = False  # dask's widget knows one number; pools have one each
 
     def __init__(
         self,
         site: Site | str | os.PathLike[str] | Mapping[str, Any] | None = None,
         *,
-        pools: Sequence[str] | None = None,
+        pools: str | Sequence[str] | None = None,
         account: str | None = None,
         name: str | None = None,
         dashboard: bool | None = None,
@@ -102,23 +104,24 @@ class Cluster(DaskCluster):
         asynchronous: bool = False,
         loop: Any = None,
     ) -> None:
-        self.status = Status.created
-        self.site = _site(site, pools, account)
+        level = _level(silence_logs)
+        self.site = _site(site, [pools] if isinstance(pools, str) else pools, account)
         self._local = self.site.resource_manager == "local"
         self._dashboard = self._local if dashboard is None else dashboard
-        self._port = self.site.scheduler.port if port is None else port
+        self._port = self.site.scheduler.port if port is None else _port(port)
         self._summary = Summary()
         self._fleet: Fleet | None = None
         self._folder: ClusterFolder | None = None
         self._reaper: Reaper | None = None
         self._scaling: Scaling | None = None
+        self._closing: asyncio.Future[None] | None = None
         self._stack = ExitStack()
         self._owner = os.getpid()
         self._cluster_id = secrets.token_hex(4)
         super().__init__(
             asynchronous=asynchronous, loop=loop, quiet=True, name=name or self._cluster_id
         )
-        self._stack.enter_context(silence_logging_cmgr(level=silence_logs))
+        self._stack.enter_context(silence_logging_cmgr(level=level))
         _instances.add(self)
         register(self)
         if not self.called_from_running_loop:
@@ -135,15 +138,16 @@ class Cluster(DaskCluster):
         if self.status != Status.created:
             return
         self.status = Status.starting
-        self._folder = ClusterFolder(self.site.state_path(), self._cluster_id)
+        names = [job_name(self._cluster_id, pool) for pool in self.site.pools.values()]
+        manager = self.site.resource_manager
+        queue = queue_for(manager, job_class(manager).cancel_command)
+        state_dir = self.site.state_path()
+        # Before the keys: whatever happens from here on, somebody deletes them.
+        self._reaper = Reaper(str(state_dir / self._cluster_id), *queue.cancel_commands(names))
+        self._folder = ClusterFolder(state_dir, self._cluster_id)
         self.security = self._folder.security()
         self.scheduler = await self._start_scheduler()
         factory = JobFactory(self.site, self.scheduler.address, self._folder, self.security)
-        names = [factory.job_name(pool) for pool in self.site.pools.values()]
-        queue = queue_for(
-            self.site.resource_manager, job_class(self.site.resource_manager).cancel_command
-        )
-        self._reaper = Reaper(str(self._folder.path), *queue.cancel_commands(names))
         self._fleet = Fleet(factory, queue, self._folder, self._reaper, names)
         self._scaling = Scaling(self.name, self.site, self._fleet, self.scheduler)
         await self.scheduler.register_scheduler_plugin(
@@ -180,33 +184,48 @@ class Cluster(DaskCluster):
         return scheduler
 
     async def _close(self) -> None:
-        if self.status in {Status.closing, Status.closed}:
+        if self.status == Status.closed:
             return
+        # Once, and to its end: whoever is interrupted while waiting for it may wait again.
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close_once())
+        await asyncio.shield(self._closing)
+
+    async def _close_once(self) -> None:
         started = self.status == Status.running
         self.status = Status.closing
         scheduler = getattr(self, "scheduler", None)
+        gone = True
         if scheduler is not None:
             # Workers are told first, so that jobs end by themselves: COMPLETED, not CANCELLED.
-            with contextlib.suppress(OSError, TimeoutError):
-                await asyncio.wait_for(_dismiss_workers(scheduler), 10)
+            await _attempt(_dismiss_workers(scheduler), 10)
         if self._fleet is not None:
-            await self._fleet.stop()
-        if started:
-            await super()._close()
+            gone = bool(await _attempt(self._fleet.stop(), 120))
         if scheduler is not None:
-            with contextlib.suppress(OSError, TimeoutError):
-                await asyncio.wait_for(scheduler.close(), 10)
+            await _attempt(scheduler.close(), 10)
         if self._folder is not None:
             self._folder.remove()
         if self._reaper is not None:
-            self._reaper.dismiss()
+            if gone:
+                self._reaper.dismiss()
+            else:
+                logger.warning(
+                    "The resource manager has not let go of all jobs of cluster %s yet; a process "
+                    "in the background goes on cancelling them.",
+                    self.name,
+                )
+                self._reaper.take_over()
         self._stack.close()
+        if started:
+            await _attempt(super()._close(), 10)
         self.status = Status.closed
 
     def close(self, timeout: float | None = None) -> Any:
         """End all jobs, wait for the resource manager to let go of them, delete the keys."""
+        if os.getpid() != self._owner:
+            return None  # a forked child has a copy, which is not its own to close
         waitable = super().close(timeout)
-        if not self.asynchronous:
+        if not self.asynchronous and self.status == Status.closed:
             self._loop_runner.stop()
         return waitable
 
@@ -219,8 +238,8 @@ class Cluster(DaskCluster):
 
     @property
     def is_open(self) -> bool:
-        """Whether the cluster runs."""
-        return bool(self.status == Status.running)
+        """Whether the cluster runs, and its scheduler."""
+        return bool(self.status == Status.running and self.scheduler.status == Status.running)
 
     # -- workers ---------------------------------------------------------------------------
 
@@ -311,8 +330,9 @@ class Cluster(DaskCluster):
         return self.sync(self._running().wait, n_workers, pools, timeout)
 
     def _running(self) -> Scaling:
-        if self._scaling is None:
-            raise ClusterError(f"Cluster {self.name} has not started.")
+        if self._scaling is None or not self.is_open:
+            state = "has not started" if self.status == Status.created else "is closed"
+            raise ClusterError(f"Cluster {self.name} {state}.")
         return self._scaling
 
     # -- looking at it ---------------------------------------------------------------------
@@ -386,8 +406,13 @@ def _site(
         found = site
     elif isinstance(site, Mapping):
         found = Site.from_mapping(site)
-    else:
+    elif isinstance(site, str | os.PathLike):
         found = Site.load(Path(site))
+    else:
+        raise TypeError(
+            f"Cluster({site!r}): a site file's path, a mapping or a Site; workers are asked for by "
+            "cluster.scale(...)"
+        )
     for name in pools or ():
         if name not in found.pools:
             raise unknown_pool(name, found.pools, found.name)
@@ -402,6 +427,19 @@ def _site(
 
         found = found.scaled_to_machine(os.cpu_count() or 1, psutil.virtual_memory().total)
     return found
+
+
+def _port(given: Any) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given < 65536:
+        raise ValueError(f"Cluster(port={given!r}): a number from 0 (any free port) to 65535.")
+    return given
+
+
+def _level(given: str) -> str:
+    levels = ("debug", "info", "warning", "error", "critical")
+    if str(given).lower() not in levels:
+        raise ValueError(f"Cluster(silence_logs={given!r}): one of {', '.join(levels)}.")
+    return str(given).lower()
 
 
 def _dashboard_port(usual: int = 8787) -> int:
@@ -421,6 +459,17 @@ def _cause(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+async def _attempt(step: Awaitable[Any], seconds: float) -> Any:
+    """Take one step of closing; what goes wrong there must not keep the next from being taken."""
+    try:
+        return await asyncio.wait_for(step, seconds)
+    except TimeoutError:
+        logger.warning("A step of closing the cluster took over %g s and was left.", seconds)
+    except Exception:
+        logger.warning("A step of closing the cluster failed.", exc_info=True)
+    return None
+
+
 async def _dismiss_workers(scheduler: PoolScheduler) -> None:
     """Tell every worker to close, without moving its results, and wait until they have left."""
     for address in list(scheduler.workers):
@@ -434,7 +483,6 @@ def _close_all() -> None:
     # Python has shut its thread pools by now, of which distributed would complain.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     for cluster in list(_instances):
-        # A forked child has copies of its parent's clusters, which are not its own to close.
-        if cluster.is_open and cluster._owner == os.getpid() and not cluster.asynchronous:
+        if cluster.status not in {Status.closed, Status.created} and not cluster.asynchronous:
             with contextlib.suppress(Exception):
                 cluster.close(timeout=30)

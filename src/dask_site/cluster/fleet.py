@@ -7,12 +7,11 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster.errors import ClusterError
-from dask_site.cluster.hints import pending_hint, submission_hint
+from dask_site.cluster.hints import pending_hint, start_hint, submission_hint
 from dask_site.cluster.queue import ENDED as QUEUE_ENDED
 from dask_site.cluster.queue import PENDING as QUEUE_PENDING
 from dask_site.cluster.queue import Queue, QueueEntry
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dask_site")
 
 # Seconds between questions to the resource manager while jobs are on their way: quick after a
-# change, so that a job that can't start is told at once, then seldom.
+# change, so that a job that can't start is told at once, then seldom. With nothing on its way there
+# are none: a worker that leaves wakes the watch.
 _PACE = (0.5, 1.0, 1.0, 2.0, 3.0, 5.0, 10.0)
-_CALM = 60.0
 _SUBMISSIONS_AT_ONCE = 8
 
 
@@ -80,6 +79,8 @@ class Fleet:
         self._slots = asyncio.Semaphore(_SUBMISSIONS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._uncancelled: dict[str, JobRecord] = {}
+        self._looking = asyncio.Lock()
         self._deaf = False
         self._watcher = asyncio.create_task(self._watch())
 
@@ -100,10 +101,14 @@ class Fleet:
     async def _submit(self, pool: Pool, record: JobRecord) -> None:
         async with self._slots:
             if record.state != SUBMITTING:
+                record.enter(ENDED, "called off")
                 return
             try:
                 job = self._factory.make(pool, record.name)
                 await job.start()
+            except ClusterError as error:
+                self._fail(record, str(error), "")
+                return
             except Exception as error:  # whatever it was, the job must not stay "submitting"
                 words = _words_of(error)
                 self._fail(record, f"was refused: {words}", submission_hint(words))
@@ -112,7 +117,7 @@ class Fleet:
         self._reaper.watch(record.job_id)
         if record.state == SUBMITTING:
             record.enter(PENDING)
-        else:
+        elif record.state == CLOSING:
             await self._cancel([record])
         self._changed()
 
@@ -122,10 +127,11 @@ class Fleet:
         if record is None:
             return None
         record.workers[address] = name
+        record.joined = True
         self._by_worker[address] = record
         if not self._queue.can_look:
             record.node = host
-        if record.state in {SUBMITTING, PENDING, STARTING}:
+        if record.live:
             record.enter(RUNNING if len(record.workers) >= record.processes else STARTING)
         self._changed()
         return record
@@ -141,41 +147,40 @@ class Fleet:
         self._changed()
 
     async def end(self, records: Iterable[JobRecord], grace: float = 0.0) -> None:
-        """End jobs: those whose workers were told to close get `grace` seconds to do so."""
-        ending = [r for r in records if r.state in LIVE | {CLOSING}]
+        """End jobs: those whose workers were told to close get `grace` seconds to do so.
+
+        What can't be cancelled now stays "closing", and is tried again until it has ended.
+        """
+        ending = [r for r in records if r.live or r.state == CLOSING]
         for record in ending:
             record.enter(CLOSING)
         self._changed()
         if grace and self._queue.can_look:
             await self._wait_ended(ending, grace)
         await self._cancel([r for r in ending if r.state == CLOSING])
-        for record in ending:
-            if record.state == CLOSING:
-                record.enter(ENDED, record.reason or "closed")
-            self._reaper.forget(record.job_id)
 
-    async def stop(self) -> None:
-        """End every job, wait until the resource manager has let go of them, stop watching."""
+    async def stop(self) -> bool:
+        """End every job and stop watching; say whether the resource manager has let go of all."""
         self._watcher.cancel()
-        live = [r for r in self.records if r.state in LIVE | {CLOSING}]
+        live = [r for r in self.records if r.live or r.state == CLOSING]
         await asyncio.gather(
-            self.end([r for r in live if r.started is None]),
-            self.end([r for r in live if r.started is not None], grace=5),
+            self.end([r for r in live if not r.joined]),
+            self.end([r for r in live if r.joined], grace=5),
         )
         # A submission that was under way when it was called off cancels its job itself.
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*self._tasks, return_exceptions=True), 30)
-        if self._queue.can_look and live:
-            for record in live:
-                record.state = CLOSING
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=30)
+        if self._queue.can_look:
             await self._wait_ended(live, 15)
+        return not any(r.state in LIVE | {CLOSING} for r in self.records)
 
     def output(self, record: JobRecord) -> str:
         """Return what a job printed so far, standard output first."""
         if not record.job_id:
             return ""
-        files = sorted(self._folder.logs.glob(f"*{record.job_id}*"), key=_errors_last)
-        return "".join(_read(path) for path in files)
+        mine = re.compile(rf"(?<![0-9a-z]){re.escape(record.job_id)}(?![0-9a-z])")
+        files = [path for path in self._folder.logs.iterdir() if mine.search(path.name)]
+        return "".join(_read(path) for path in sorted(files, key=_errors_last))
 
     async def _wait_ended(self, records: list[JobRecord], seconds: float) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
@@ -186,23 +191,30 @@ class Fleet:
             await asyncio.sleep(0.3)
 
     async def _cancel(self, records: list[JobRecord]) -> None:
-        numbers = [r.job_id for r in records if r.job_id]
+        submitted = [r for r in records if r.job_id]
+        if not submitted:
+            return
         try:
-            await self._queue.cancel(numbers)
+            await self._queue.cancel([r.job_id for r in submitted])
         except ClusterError as error:
-            logger.warning(
-                "Could not cancel jobs %s: %s They end by themselves once they miss the scheduler.",
-                ", ".join(numbers),
-                error,
-            )
+            if not self._uncancelled:
+                numbers = ", ".join(r.job_id for r in submitted)
+                logger.warning("Could not cancel jobs %s, trying on: %s", numbers, error)
+            self._uncancelled.update({r.name: r for r in submitted})
+            return
+        for record in submitted:
+            self._uncancelled.pop(record.name, None)
+            if not self._queue.can_look:
+                record.enter(ENDED, "cancelled")
+                self._reaper.forget(record.job_id)
 
     async def _watch(self) -> None:
         step = 0
         while True:
             unsettled = any(r.state in {PENDING, STARTING, CLOSING} for r in self.records)
-            pace = _PACE[min(step, len(_PACE) - 1)] if unsettled else _CALM
+            pace = _PACE[min(step, len(_PACE) - 1)] if unsettled else None
             try:
-                await asyncio.wait_for(self._wake.wait(), pace if unsettled else None)
+                await asyncio.wait_for(self._wake.wait(), pace)
                 self._wake.clear()
                 step = 0
                 await asyncio.sleep(_PACE[0])
@@ -210,31 +222,37 @@ class Fleet:
                 step += 1
             try:
                 await self.look()
+                await self._cancel([r for r in self._uncancelled.values() if r.state == CLOSING])
             except Exception:
                 logger.exception("Watching the queue went wrong; trying again")
 
     async def look(self) -> None:
         """Ask the resource manager once for all live jobs and take over what it says."""
-        seen = {r.job_id: r for r in self.records if r.job_id and r.state in LIVE | {CLOSING}}
-        if not seen or not self._queue.can_look:
-            return
-        try:
-            entries = await self._queue.look(list(seen), self._job_names)
-        except ClusterError as error:
-            if not self._deaf:
-                logger.warning(
-                    "The resource manager does not answer; trying on. It said: %s", error
-                )
-            self._deaf = True
-            return
-        self._deaf = False
-        for job_id, entry in entries.items():
-            if job_id in seen and seen[job_id].state in LIVE | {CLOSING}:
-                await self._apply(seen[job_id], entry)
+        async with self._looking:
+            seen = {
+                r.job_id: r for r in self.records if r.job_id and (r.live or r.state == CLOSING)
+            }
+            if not seen or not self._queue.can_look:
+                return
+            try:
+                entries = await self._queue.look(list(seen), self._job_names)
+            except ClusterError as error:
+                if not self._deaf:
+                    logger.warning(
+                        "The resource manager does not answer; trying on. It said: %s", error
+                    )
+                self._deaf = True
+                return
+            self._deaf = False
+            for job_id, entry in entries.items():
+                if job_id in seen:
+                    await self._apply(seen[job_id], entry)
         self.on_change()
 
     async def _apply(self, record: JobRecord, entry: QueueEntry) -> None:
         record.node = entry.node or record.node
+        if not record.live and record.state != CLOSING:
+            return
         if entry.phase == QUEUE_ENDED:
             await self._ended(record, entry)
         elif record.state == CLOSING:
@@ -256,23 +274,25 @@ class Fleet:
             record.enter(STARTING)
 
     async def _ended(self, record: JobRecord, entry: QueueEntry) -> None:
-        joined, asked = record.started is not None, record.state == CLOSING
         self._reaper.forget(record.job_id)
-        if asked:
+        if record.state == CLOSING:
             record.enter(ENDED, entry.verdict)
             return
         found = await self._queue.verdict(record.job_id)
         if found is None or found.phase != QUEUE_ENDED:
             found = entry  # the accounting is off, or behind
         how = f"{found.verdict}{f' ({found.reason})' if found.reason else ''}"
-        if joined and record.workers == {} and found.verdict == "COMPLETED":
+        if record.joined and not record.workers and found.verdict == "COMPLETED":
             # Its workers closed because the user or Dask asked them to.
             record.enter(ENDED, how)
             return
-        tail = _tail(self.output(record))
-        when = "while it was in use" if joined else "before its worker joined"
-        said = f" Its output ends with:\n{tail}" if tail else " It printed nothing."
-        hint = f"cluster.scale({record.pool}=...) asks for a new one."
+        output = self.output(record)
+        when = "while it was in use" if record.joined else "before its worker joined"
+        said = f" Its output ends with:\n{_tail(output)}" if output else " It printed nothing."
+        if record.joined:
+            hint = f"cluster.scale({record.pool}=...) asks for a new one."
+        else:
+            hint = start_hint(output, self._factory.scheduler_address)
         self._fail(record, f"ended {when}: {how}.{said}", hint)
 
     def _fail(self, record: JobRecord, what: str, hint: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import shutil
 import stat
 from contextlib import suppress
@@ -22,20 +24,22 @@ class ClusterFolder:
     state_dir : Path
         The user's folder for all clusters, on storage that login and compute nodes share.
     cluster_id : str
-        Name of the folder: unique, and not to be guessed.
+        Name of the folder; unique.
 
     Raises
     ------
     ClusterError
-        If `state_dir` belongs to somebody else, others can write to it, or nothing can be written.
+        If somebody else could exchange `state_dir` or a folder above it, or nothing can be written.
     """
 
     def __init__(self, state_dir: Path, cluster_id: str) -> None:
         self.cluster_id = cluster_id
-        self.path = state_dir / self.cluster_id
+        self.path = state_dir / cluster_id
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _refuse_foreign(state_dir)
+            state_dir = state_dir.resolve()
+            _refuse_unsafe(state_dir)
+            self.path = state_dir / cluster_id
             # Not exist_ok: a folder that somebody put there in advance must never be used.
             self.path.mkdir(mode=0o700)
             for folder in (self.tls, self.jobs, self.logs):
@@ -104,15 +108,34 @@ class ClusterFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _refuse_foreign(state_dir: Path) -> None:
-    status = state_dir.stat()
-    if status.st_uid != os.getuid():
-        raise ClusterError(
-            f"{state_dir} belongs to user number {status.st_uid}, not to you: keys can't be kept "
-            "there. Name a folder of your own as `state_dir`."
-        )
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ClusterError(
-            f"Others can write to {state_dir} (mode {stat.S_IMODE(status.st_mode):04o}): keys "
-            f"can't be kept there. Run: chmod 700 {state_dir}"
-        )
+def _refuse_unsafe(folder: Path) -> None:
+    """Refuse a folder that somebody else could exchange for their own: it, or one above it."""
+    me = os.getuid()
+    for place in (folder, *folder.parents):
+        status = place.lstat()
+        if status.st_uid not in {me, 0}:
+            raise ClusterError(
+                f"{place} belongs to user number {status.st_uid}, who could put other job scripts "
+                f"and keys in place of yours in {folder}. {_MEND}"
+            )
+        others = stat.S_IWOTH | (0 if _only_mine(status.st_gid) else stat.S_IWGRP)
+        # In a sticky folder, such as /tmp, nobody can move what is not theirs.
+        sticky = status.st_mode & stat.S_ISVTX and place != folder
+        if status.st_mode & others and not sticky:
+            raise ClusterError(
+                f"Others can write to {place} (mode {stat.S_IMODE(status.st_mode):04o}), and so "
+                f"put their own job scripts and keys in place of yours in {folder}. {_MEND}"
+            )
+    if folder.lstat().st_uid != me:
+        raise ClusterError(f"{folder} does not belong to you. {_MEND}")
+
+
+def _only_mine(group: int) -> bool:
+    """Say whether a group is a user's private one: named after the user, with nobody else in it."""
+    with suppress(KeyError):
+        me, entry = pwd.getpwuid(os.getuid()), grp.getgrgid(group)
+        return group == me.pw_gid and entry.gr_name == me.pw_name and not entry.gr_mem
+    return False
+
+
+_MEND = "Name a folder of your own as `state_dir`, or run chmod go-w on that one if it is yours."

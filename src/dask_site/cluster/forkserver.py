@@ -2,7 +2,7 @@
 
 The standard library's fork server is a fresh interpreter: each job would import distributed twice,
 which is most of the time between a job's start and its worker. What is touched of the standard
-library and of distributed is private; `tests/contract/test_forkserver.py` holds it in place.
+library and of distributed is private; `tests/contract/test_distributed.py` holds it in place.
 """
 
 from __future__ import annotations

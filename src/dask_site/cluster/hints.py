@@ -5,6 +5,8 @@ Reasons and their meaning: squeue(1), "JOB REASON CODES", and Slurm's slurm_errn
 
 from __future__ import annotations
 
+import re
+
 _SUBMISSION = {
     "invalid partition": "The pool's `queue` is not a partition that you may use: compare "
     "`sinfo -s` with `dask-site pools`, and tell the site's support.",
@@ -61,6 +63,24 @@ def submission_hint(words: str) -> str:
         if sign in lowered:
             return hint
     return "`dask-site pools` shows what the pool asks for; the site's support knows its limits."
+
+
+_UNREACHABLE = re.compile(
+    r".*(?:Timed out trying to connect|Connection refused|No route to host|Network is unreachable"
+    r"|Name or service not known).*"
+)
+
+
+def start_hint(output: str, scheduler_address: str) -> str:
+    """Return what to do about a job that ended before its worker joined; its output decides."""
+    found = _UNREACHABLE.search(output)
+    if found:
+        return (
+            f"{found[0].strip()}\nThe worker could not reach the scheduler at {scheduler_address}: "
+            "`scheduler: {interface: ...}` of the site file names the network that compute nodes "
+            "reach, and a firewall between the nodes must let them through."
+        )
+    return "The next job of the pool would end alike: mend what its output tells first."
 
 
 def pending_hint(reason: str) -> str:

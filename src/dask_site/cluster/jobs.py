@@ -7,6 +7,7 @@ import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import lru_cache
 from importlib import import_module, resources
 from pathlib import Path
@@ -19,8 +20,6 @@ from dask_site.cluster.resources import worker_resources
 from dask_site.site import format_memory, format_walltime
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from distributed.security import Security
 
     from dask_site.cluster.folder import ClusterFolder
@@ -121,16 +120,12 @@ class JobFactory:
     def __init__(
         self, site: Site, scheduler_address: str, folder: ClusterFolder, security: Security
     ) -> None:
+        self.scheduler_address = scheduler_address
         self._site = site
-        self._address = scheduler_address
         self._folder = folder
         self._security = security
         base = job_class(site.resource_manager)
         self._class = type(base.__name__, (_PrivateScript, base), {"folder": folder})
-        for pool in site.pools.values():
-            # A section of its own: the user's and the site's `jobqueue.slurm` are for plain
-            # dask-jobqueue, and their queue must not leak into a pool that names none.
-            dask.config.set({f"jobqueue.{_section(pool)}": jobqueue_section(site, pool)})
 
     def make(self, pool: Pool, name: str) -> Any:
         """Return a dask-jobqueue Job for `pool`, not yet submitted, whose worker is `name`."""
@@ -143,22 +138,27 @@ class JobFactory:
             "--preload",
             "dask_site.cluster.gpus",
         ]
+        # A section of its own: the user's and the site's `jobqueue.slurm` are for plain
+        # dask-jobqueue, and their queue must not leak into a pool that names none.
+        section = f"dask-site-{self._folder.cluster_id}-{pool.name}"
         exports = [f"export {line}" for line in _environment(self._site, pool)]
-        return self._class(
-            scheduler=self._address,
-            name=name,
-            config_name=_section(pool),
-            security=self._security,
-            job_name=self.job_name(pool),
-            log_directory=str(self._folder.logs),
-            worker_command="dask_site.cluster.worker",
-            worker_extra_args=arguments,
-            job_script_prologue=[*exports, *self._site.prologue, *pool.prologue],
-        )
+        with dask.config.set({f"jobqueue.{section}": jobqueue_section(self._site, pool)}):
+            return self._class(
+                scheduler=self.scheduler_address,
+                name=name,
+                config_name=section,
+                security=self._security,
+                job_name=job_name(self._folder.cluster_id, pool),
+                log_directory=str(self._folder.logs),
+                worker_command="dask_site.cluster.worker",
+                worker_extra_args=arguments,
+                job_script_prologue=[*exports, *self._site.prologue, *pool.prologue],
+            )
 
-    def job_name(self, pool: Pool) -> str:
-        """Return the name that the resource manager shows; unique for the cluster and pool."""
-        return f"dask-{self._folder.cluster_id}-{pool.name}"
+
+def job_name(cluster_id: str, pool: Pool) -> str:
+    """Return the name that the resource manager shows for all jobs of a cluster's pool."""
+    return f"dask-{cluster_id}-{pool.name}"
 
 
 class _PrivateScript:
@@ -170,10 +170,6 @@ class _PrivateScript:
     def job_file(self) -> Iterator[str]:
         path = self.folder.write(Path("jobs") / f"{self.name}.sh", self.job_script())  # type: ignore[attr-defined]  # the mixed-in Job
         yield str(path)
-
-
-def _section(pool: Pool) -> str:
-    return f"dask-site-{pool.name}"
 
 
 def _environment(site: Site, pool: Pool) -> list[str]:
@@ -259,11 +255,12 @@ def _pbs(site: Site, pool: Pool) -> dict[str, Any]:
 
 
 def _lsf(site: Site, pool: Pool) -> dict[str, Any]:
-    walltime = _hours(pool.walltime)
+    minute = timedelta(minutes=1)
+    walltime = _hours(pool.walltime and -(-pool.walltime // minute) * minute)
     return {
         "queue": pool.queue,
         "project": pool.account or site.account,
-        "walltime": walltime and walltime.rpartition(":")[0],
+        "walltime": walltime and walltime.rpartition(":")[0],  # LSF counts whole minutes
         "ncpus": pool.cores,
         "mem": pool.memory,
         "job_extra_directives": [

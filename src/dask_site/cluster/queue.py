@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pwd
 import shlex
 import signal
 from collections.abc import Iterable, Sequence
@@ -153,9 +152,8 @@ class SlurmQueue:
     def cancel_commands(self, job_names: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return scancel by number and by name."""
         # scancel takes one name a call, and no patterns. It has no --me in 22.05.
-        me = pwd.getpwuid(os.getuid()).pw_name
         by_name = "; ".join(
-            shlex.join(["scancel", "--quiet", f"--user={me}", f"--name={name}"])
+            shlex.join(["scancel", "--quiet", f"--user={os.getuid()}", f"--name={name}"])
             for name in job_names
         )
         return ["scancel", "--quiet"], ["sh", "-c", by_name]

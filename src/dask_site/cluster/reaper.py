@@ -57,10 +57,13 @@ class Reaper:
     def dismiss(self) -> None:
         """End the reaper; the owner has cleaned up."""
         self._send(dismissed=True)
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Leave to the reaper what the owner could not end; it goes on for some minutes."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-        self._process.wait(timeout=10)
 
     def _send(self, **message: Any) -> None:
         if self._process.stdin is not None:

@@ -55,6 +55,7 @@ class JobRecord:
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: datetime | None = field(default=None, repr=False)
     finished: datetime | None = field(default=None, repr=False)
+    joined: bool = field(default=False, repr=False)
     workers: dict[str, str] = field(default_factory=dict, repr=False)
     warned: str = field(default="", repr=False)
     advice: str = field(default="", repr=False)
@@ -64,6 +65,7 @@ class JobRecord:
         now = datetime.now(UTC)
         if state != self.state:
             self.since = now
+            # When its allocation began and ended, as seen from here.
             if state in {STARTING, RUNNING} and self.started is None:
                 self.started = now
             if state in {ENDED, FAILED} and self.finished is None:

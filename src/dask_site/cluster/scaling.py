@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import operator
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster import views
 from dask_site.cluster.errors import PoolError, unknown_pool
-from dask_site.cluster.records import FAILED, JobRecord
+from dask_site.cluster.records import CLOSING, FAILED, RUNNING, STARTING, JobRecord
 
 if TYPE_CHECKING:
     from dask_site.cluster.fleet import Fleet
@@ -47,7 +48,7 @@ class Scaling:
 
     async def scale(self, wanted: Mapping[str, int]) -> None:
         """Set targets of some pools; returns when the way there has begun."""
-        self._check(wanted)
+        wanted = self._checked("scale", wanted)
         surplus: list[JobRecord] = []
         for name, count in wanted.items():
             pool = self._site.pools[name]
@@ -78,8 +79,10 @@ class Scaling:
         self, in_all: int | None, wanted: Mapping[str, int], timeout: float | None
     ) -> None:
         """Wait for workers: `wanted` by pool, `in_all` whatever their pool, or every target."""
-        self._check(wanted)
-        if not wanted and in_all is None:
+        wanted = self._checked("wait_for_workers", wanted)
+        if in_all is not None:
+            in_all = _count(in_all, f"wait_for_workers({in_all!r})")
+        elif not wanted:
             wanted = dict(self.targets)
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -91,7 +94,7 @@ class Scaling:
                     if any(r.live and not r.node for r in self._fleet.records):
                         await self._fleet.look()
                     return
-                self._refuse_hopeless(missing)
+                self._refuse_hopeless({name: count for name, (_, count) in missing.items()})
                 waited = loop.time() - begun
                 what = f"waiting for {views.waiting(self._fleet.records, missing)}"
                 if timeout is not None and waited > timeout:
@@ -100,40 +103,47 @@ class Scaling:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), 0.5)
 
-    def _check(self, wanted: Mapping[str, int]) -> None:
-        for name, count in wanted.items():
+    def _checked(self, call: str, wanted: Mapping[str, int]) -> dict[str, int]:
+        counts = {}
+        for name, given in wanted.items():
             if name not in self._site.pools:
                 raise unknown_pool(name, self._site.pools, f"Cluster {self._cluster_name}")
-            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-                raise ValueError(f"scale({name}={count!r}): a number of workers, 0 or more.")
+            count = _count(given, f"{call}({name}={given!r})")
             pool = self._site.pools[name]
             jobs = -(-count // pool.processes)
             if pool.max_jobs is not None and jobs > pool.max_jobs:
                 raise ValueError(
-                    f"scale({name}={count}) takes {jobs} jobs; pool {name!r} of {self._site.name} "
-                    f"allows {pool.max_jobs}. The most is "
-                    f"scale({name}={pool.max_jobs * pool.processes})."
+                    f"{call}({name}={count}) takes {jobs} jobs; pool {name!r} of "
+                    f"{self._site.name} allows {pool.max_jobs}. The most is "
+                    f"{call}({name}={pool.max_jobs * pool.processes})."
                 )
+            counts[name] = count
+        return counts
 
-    def _refuse_hopeless(self, missing: Mapping[str, tuple[int, int]]) -> None:
-        for name, (_, wanted) in missing.items():
-            if name == views.ANY or sum(r.processes for r in self._fleet.of(name)) >= wanted:
+    def _refuse_hopeless(self, missing: Mapping[str, int]) -> None:
+        """Raise PoolError if what is missing can't come from the jobs that there are."""
+        for name, wanted in missing.items():
+            mine = [r for r in self._fleet.records if name in {views.ANY, r.pool}]
+            coming = sum(r.processes for r in mine if r.live)
+            if coming >= wanted:
                 continue
-            failed = self._fleet.of(name, FAILED)
+            what = f"Pool {name!r}" if name else "The cluster"
+            failed = [r for r in mine if r.state == FAILED]
             if failed:
                 last = failed[-1]
                 raise PoolError(
-                    f"Pool {name!r} can't bring {wanted} workers: {last} {last.reason}\n"
-                    f"{last.advice}"
+                    f"{what} can't bring {wanted} workers: {last} {last.reason}\n{last.advice}"
                 )
-            if self.targets[name] < wanted:
-                raise PoolError(
-                    f"Pool {name!r} was asked for {self.targets[name]} workers, so {wanted} will "
-                    f"never be there. Ask for them: cluster.scale({name}={wanted})"
-                )
+            raise PoolError(
+                f"{what} has, or has asked for, {coming} workers, so {wanted} will never be there. "
+                f"Ask for them: cluster.scale({name or self._site.default_pool}={wanted})"
+            )
 
     def _retire(self, records: list[JobRecord]) -> None:
         if records:
+            # At once, so that the next call of `scale` does not count on them.
+            for record in records:
+                record.enter(CLOSING)
             task = asyncio.create_task(self._retire_gracefully(records))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
@@ -152,7 +162,9 @@ class Scaling:
         for record in records:
             kept = [a for a in record.workers if a not in retired and a in self._scheduler.workers]
             if kept:
-                self.targets[record.pool] += self._site.pools[record.pool].processes
+                record.enter(RUNNING if len(kept) == record.processes else STARTING)
+                there = sum(r.processes for r in self._fleet.of(record.pool))
+                self.targets[record.pool] = max(self.targets[record.pool], there)
                 logger.warning(
                     "Kept %s: it holds results that no other worker can take. Ask for room first, "
                     "or free the results.",
@@ -170,3 +182,14 @@ class Scaling:
             sum(len(ws.processing) for ws in workers),
             sum(ws.nbytes for ws in workers),
         )
+
+
+def _count(given: Any, call: str) -> int:
+    """Return a number of workers; integers of any kind, NumPy's too."""
+    try:
+        count = operator.index(given)
+    except TypeError:
+        count = -1
+    if count < 0 or isinstance(given, bool):
+        raise ValueError(f"{call}: a number of workers, 0 or more.")
+    return count

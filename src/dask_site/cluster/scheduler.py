@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,9 +44,13 @@ class PoolScheduler(Scheduler):
     def valid_workers(self, ts: Any) -> set[Any] | None:
         """Return the workers that may run a task; None stands for all (as in distributed)."""
         valid: set[Any] | None = super().valid_workers(ts)
-        if valid is not None or not self._exclusive_workers:
+        if not self._exclusive_workers:
             return valid
-        return set(self.running) - self._exclusive_workers
+        # distributed takes an empty set for "any worker" where restrictions are loose.
+        anywhere = not valid and ts.loose_restrictions and not ts.resource_restrictions
+        if valid is None or anywhere:
+            return set(self.running) - self._exclusive_workers
+        return valid
 
     def check_idle_saturated(self, ws: Any, occ: float = -1.0) -> None:
         """Keep exclusive workers out of the set that queued root tasks are drawn to."""
@@ -106,8 +111,14 @@ class PoolPlugin(SchedulerPlugin):
         """Match a worker to the job that brought it."""
         ws = scheduler.workers[worker]
         record = self._fleet.worker_joined(str(ws.name), worker, ws.host)
-        if record is not None:
-            self._pool_of[worker] = record.pool
+        if record is None:
+            return
+        self._pool_of[worker] = record.pool
+        if not record.live:
+            # It joins although its job was given back: the job was running before it could be
+            # cancelled. What it may have been handed already goes elsewhere.
+            retiring = scheduler.retire_workers(workers=[worker], close_workers=True, remove=True)
+            self._retiring = asyncio.ensure_future(retiring)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:  # noqa: ARG002  # distributed's signature
         """Tell the job that one of its workers left."""

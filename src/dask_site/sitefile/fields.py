@@ -113,10 +113,10 @@ def directive(value: Any) -> str:
     line = shell_line(value)
     if not line.strip():
         raise Mistake("is empty", do="remove the item")
-    prefix = _PREFIX.match(line)
+    prefix = _PREFIX.match(line.lstrip())
     if prefix:
         why = f"{show(line)} has the prefix {prefix[0].strip()}, which is added for you"
-        raise Mistake(why, write=quoted(line[prefix.end() :]))
+        raise Mistake(why, write=quoted(line.lstrip()[prefix.end() :]))
     return line
 
 

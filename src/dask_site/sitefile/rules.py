@@ -15,7 +15,7 @@ LEAST_MEMORY = 256 * 2**20
 
 MANAGERS = ("slurm", "sge", "pbs", "lsf", "htcondor", "oar", "local")
 SLURM_ONLY = ("qos", "constraint", "reservation")
-_RESERVED = {"scheduler", "all"}
+_RESERVED = {"scheduler", "all", "n", "n_workers", "self", "timeout"}
 # The sections of dask-jobqueue's own configuration, beside which the pools' sections stand.
 _SECTIONS = {"oar", "pbs", "sge", "slurm", "moab", "lsf", "htcondor", "local"}
 _POOL_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -52,6 +52,9 @@ def _pool_names(pools: Raw, manager: str | None) -> Iterator[Finding]:
             mistake = Mistake(why, do=do)
         elif name in _RESERVED or (name in _SECTIONS and manager != "local"):
             why = f"{show(name)} can't name a pool: Dask has another use for the word"
+            mistake = Mistake(why, do="give the pool another name")
+        elif any(re.fullmatch(rf"{re.escape(other)}(-\d+)+", name) for other in pools):
+            why = f"{show(name)} can't name a pool: the workers of another pool are named so"
             mistake = Mistake(why, do="give the pool another name")
         elif twin != name:
             why = f"{show(name)} and {show(twin)} are the same name to Dask's configuration"
