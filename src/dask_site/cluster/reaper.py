@@ -58,6 +58,8 @@ class Reaper:
         """End the reaper; the owner has cleaned up."""
         self._send(dismissed=True)
         self.take_over()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
 
     def take_over(self) -> None:
         """Leave to the reaper what the owner could not end; it goes on for some minutes."""
