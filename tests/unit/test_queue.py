@@ -149,4 +149,4 @@ def test_the_output_of_a_job_is_its_own(tmp_path):
     fleet = Fleet.__new__(Fleet)
     fleet._folder = SimpleNamespace(logs=tmp_path)
     text = fleet.output(JobRecord("cpu-0", "cpu", job_id="12"))
-    assert text == "dask-ab12cd34-cpu-12.out\n"
+    assert text == "dask-ab12cd34-cpu-12.out\ndask-ab12cd34-cpu.o12\n"

@@ -25,6 +25,7 @@ from dask_site.cluster.records import (
     STARTING,
     SUBMITTING,
     JobRecord,
+    sentence,
 )
 
 if TYPE_CHECKING:
@@ -178,7 +179,8 @@ class Fleet:
         """Return what a job printed so far, standard output first."""
         if not record.job_id:
             return ""
-        mine = re.compile(rf"(?<![0-9a-z]){re.escape(record.job_id)}(?![0-9a-z])")
+        # As a word of its own (job-12.out), or as SGE and PBS write it (job.o12).
+        mine = re.compile(rf"(?:(?<![0-9a-z])|(?<=\.[oe])){re.escape(record.job_id)}(?![0-9a-z])")
         files = [path for path in self._folder.logs.iterdir() if mine.search(path.name)]
         return "".join(_read(path) for path in sorted(files, key=_errors_last))
 
@@ -262,7 +264,7 @@ class Fleet:
                 logger.warning(
                     "%s was taken off its node, and the resource manager queued it again (%s). "
                     "What its workers held is computed again where it is needed.",
-                    str(record).capitalize(),
+                    sentence(str(record)),
                     entry.reason or entry.verdict,
                 )
             record.enter(PENDING, entry.reason)
@@ -298,7 +300,7 @@ class Fleet:
     def _fail(self, record: JobRecord, what: str, hint: str) -> None:
         record.enter(FAILED, what)
         record.advice = hint
-        logger.warning("%s %s\n%s", str(record).capitalize(), what, hint)
+        logger.warning("%s %s\n%s", sentence(str(record)), what, hint)
         self._changed()
 
     def _changed(self) -> None:

@@ -93,6 +93,11 @@ class JobRecord:
         return f"pool {self.pool!r}, {number}{f' on {self.node}' if self.node else ''}"
 
 
+def sentence(text: str) -> str:
+    """Return text with its first letter large; the rest, names of nodes for one, stays."""
+    return text[:1].upper() + text[1:]
+
+
 class Table(Sequence[Any]):
     """Rows of one dataclass, shown as an aligned table in a terminal and as HTML in a notebook.
 

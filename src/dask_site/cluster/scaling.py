@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster import views
 from dask_site.cluster.errors import PoolError, unknown_pool
-from dask_site.cluster.records import CLOSING, FAILED, RUNNING, STARTING, JobRecord
+from dask_site.cluster.records import (
+    CLOSING,
+    FAILED,
+    RUNNING,
+    STARTING,
+    JobRecord,
+    sentence,
+)
 
 if TYPE_CHECKING:
     from dask_site.cluster.fleet import Fleet
@@ -99,7 +106,7 @@ class Scaling:
                 what = f"waiting for {views.waiting(self._fleet.records, missing)}"
                 if timeout is not None and waited > timeout:
                     raise TimeoutError(f"After {timeout:g} s still {what}")
-                progress.show(what.capitalize(), waited)
+                progress.show(sentence(what), waited)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), 0.5)
 
