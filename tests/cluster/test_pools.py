@@ -147,15 +147,15 @@ def test_every_collection_goes_where_persist_stands(python):
         import numpy as np, pandas as pd, xarray as xr
         from distributed import wait, futures_of
 
-        def work():
-            frame = pd.DataFrame({"key": np.arange(100) % 5, "value": np.arange(100.0)})
+        def work(salt):  # other keys each time: what is in memory is not computed again
+            frame = pd.DataFrame({"key": np.arange(100) % 5, "value": np.arange(100.0) + salt})
             data = xr.DataArray(da.random.random((20, 40), chunks=(5, 40)), dims=("time", "x"))
             return {
                 "delayed": dask.delayed(sum)([dask.delayed(abs)(-i) for i in range(8)]),
                 "array": da.random.random((400, 400), chunks=100).sum(axis=0),
                 "dataframe": dd.from_pandas(frame, npartitions=5).map_partitions(lambda p: p + 1),
                 "shuffle": dd.from_pandas(frame, npartitions=5).shuffle("key"),
-                "bag": db.from_sequence(range(20), npartitions=5).map(lambda x: x + 1),
+                "bag": db.from_sequence(range(salt, salt + 20), npartitions=5).map(lambda x: x + 1),
                 "xarray": data.mean("x"),
             }
 
@@ -170,9 +170,9 @@ def test_every_collection_goes_where_persist_stands(python):
                 cluster.scale(cpu=1, highmem=1, gpu=2)
                 cluster.wait_for_workers(timeout=90)
                 open_, named = {}, {}
-                for kind, collection in work().items():
+                for kind, collection in work(0).items():
                     open_[kind] = places(client, collection.persist())
-                for kind, collection in work().items():
+                for kind, collection in work(1000).items():
                     with pool("gpu"):
                         named[kind] = places(client, collection.persist())
                 tell(open=open_, named=named)

@@ -1,5 +1,7 @@
 """Work lands on the pool that it names, and nowhere exclusive that it doesn't."""
 
+import itertools
+
 import dask
 import dask.array as da
 import dask.bag as db
@@ -31,6 +33,10 @@ async def _settled(collection):
         await future._state.wait()
 
 
+# Graphs with the same keys as one that is still in memory are not computed again, wherever asked.
+fresh = itertools.count()
+
+
 def delayed_work():
     return dask.delayed([dask.delayed(slow)(i, 0.01) for i in range(8)])
 
@@ -40,12 +46,13 @@ def array_work():
 
 
 def dataframe_work():
-    frame = pd.DataFrame({"key": np.arange(100) % 5, "value": np.arange(100.0)})
+    frame = pd.DataFrame({"key": np.arange(100) % 5, "value": np.arange(100.0) + next(fresh)})
     return dd.from_pandas(frame, npartitions=5).map_partitions(lambda part: part + 1)
 
 
 def bag_work():
-    return db.from_sequence(range(20), npartitions=5).map(lambda x: x + 1)
+    start = 100 * next(fresh)
+    return db.from_sequence(range(start, start + 20), npartitions=5).map(lambda x: x + 1)
 
 
 def xarray_work():
@@ -93,7 +100,7 @@ def test_what_follows_a_pool_goes_back_to_the_open_pools(client):
 
 @pytest.mark.parametrize("name", [None, "gpu"])
 def test_a_p2p_shuffle_stays_where_its_tasks_may_run_and_finishes(client, name):
-    frame = pd.DataFrame({"key": np.arange(1000) % 17, "value": np.arange(1000.0)})
+    frame = pd.DataFrame({"key": np.arange(1000) % 17, "value": np.arange(1000.0) + next(fresh)})
     frame = dd.from_pandas(frame, npartitions=8)
     with dask.config.set({"dataframe.shuffle.method": "p2p"}):
         if name is None:
