@@ -57,11 +57,14 @@ clean-images: clean ## remove the images too
 	@podman images -q --filter label=dask-site=image | sort -u | xargs -r podman rmi -f >/dev/null
 
 .PHONY: test test-quick molecule bench
-test: test-quick molecule ## everything: test-quick, then the rollout and real jobs on both Slurm versions
-
-test-quick: lint ## lint, types, and the tests that need no container
+test: lint ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
 	@echo "==> tests without containers"
 	pytest tests/unit tests/contract tests/local
+	@$(MAKE) --no-print-directory molecule
+
+test-quick: lint ## lint, types, and the quick tests that need no container
+	@echo "==> quick tests without containers"
+	pytest -m "not slow" tests/unit tests/contract tests/local
 
 molecule: $(VENV)/.stamp ## the molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs
 	@for suite in $(or $(SUITES),bookworm trixie); do \

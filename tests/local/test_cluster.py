@@ -350,6 +350,7 @@ def test_a_job_that_ends_well_before_its_worker_joins_is_told_too(site):
             cluster.wait_for_workers(1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_reach_the_scheduler_is_explained(site):
     # Run the script's own command with another port, where nobody listens.
     elsewhere = [
@@ -508,9 +509,9 @@ SCRIPT = """
     ("end", "signum"),
     [
         ("time.sleep(600)", signal.SIGKILL),
-        ("time.sleep(600)", signal.SIGTERM),
-        ("time.sleep(600)", signal.SIGINT),
-        ("time.sleep(600)", signal.SIGHUP),
+        pytest.param("time.sleep(600)", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("time.sleep(600)", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("time.sleep(600)", signal.SIGHUP, marks=pytest.mark.slow),
         ("raise ValueError('a mistake')", None),
         ("sys.exit(0)", None),
     ],

@@ -42,6 +42,7 @@ def terrain(monkeypatch):
     return terrain
 
 
+@pytest.mark.slow
 def test_winter_sun_uses_each_pool_for_its_part(corner, tmp_path):
     site = tmp_path / "site.yaml"
     site.write_text(yaml.safe_dump({"dask_site": {**SITE, "state_dir": str(tmp_path)}}))
