@@ -247,6 +247,7 @@ def test_closing_goes_on_after_it_was_interrupted(site, state_dir):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_two_threads_may_close(site):
     from concurrent.futures import ThreadPoolExecutor
 
@@ -340,6 +341,7 @@ def test_a_worker_killed_in_use_is_told(site, caplog):
         cluster.wait_for_workers(timeout=60)
 
 
+@pytest.mark.slow
 def test_a_job_that_ends_well_before_its_worker_joins_is_told_too(site):
     silent = changed(site, highmem={"prologue": ["sleep 2; exit 0"]})
     with Cluster(silent) as cluster:
@@ -513,7 +515,7 @@ SCRIPT = """
         pytest.param("time.sleep(600)", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("time.sleep(600)", signal.SIGHUP, marks=pytest.mark.slow),
         ("raise ValueError('a mistake')", None),
-        ("sys.exit(0)", None),
+        pytest.param("sys.exit(0)", None, marks=pytest.mark.slow),
     ],
 )
 def test_however_the_program_ends_no_job_and_no_file_stay(site, state_dir, end, signum):
