@@ -102,7 +102,7 @@ class Site(Part):
     state_dir: fields.Folder = Field(
         default="~/.dask-site",
         description="Each user's folder, on storage that login and compute nodes share.",
-        examples=["~/.dask-site", "/work/$USER/.dask-site"],
+        examples=["~/.dask-site", "/project/$USER/.dask-site"],
     )
     prologue: list[fields.ShellLine] = Field(
         default=[],

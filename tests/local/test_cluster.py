@@ -122,6 +122,7 @@ def test_scaling_down_moves_results_and_computes_nothing_again(site, tmp_path):
         assert {j.reason for j in cluster.jobs if j.state == "ended"} == {"COMPLETED"}
 
 
+@pytest.mark.slow
 def test_scale_down_by_worker_name_takes_the_whole_job(site):
     with Cluster(site) as cluster:
         cluster.scale(cpu=1, gpu=2)
@@ -133,6 +134,7 @@ def test_scale_down_by_worker_name_takes_the_whole_job(site):
             cluster.scale_down(["gpu-7"])
 
 
+@pytest.mark.slow
 def test_the_last_copy_is_never_thrown_away(site, tmp_path):
     with Cluster(site) as cluster, cluster.get_client() as client:
         cluster.scale(cpu=1)
@@ -260,6 +262,7 @@ def test_two_threads_may_close(site):
     assert processes_of(cluster._folder.cluster_id) == []
 
 
+@pytest.mark.slow
 def test_a_forked_child_leaves_the_cluster_to_its_parent(site):
     with Cluster(site) as cluster:
         cluster.scale(cpu=1)
@@ -274,6 +277,7 @@ def test_a_forked_child_leaves_the_cluster_to_its_parent(site):
             assert client.submit(here).result() == "cpu"
 
 
+@pytest.mark.slow
 def test_two_clusters_in_one_process_keep_their_own_pools(site):
     other = changed(site, cpu={"memory": "300MiB"})
     with Cluster(site) as first, Cluster(other) as second:
@@ -330,6 +334,7 @@ def test_a_job_that_dies_before_its_worker_joins_is_told_with_its_output(site, c
             assert client.submit(here).result() == "cpu"
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_use_is_told(site, caplog):
     with Cluster(site) as cluster, caplog.at_level(logging.WARNING, "dask_site"):
         cluster.scale(cpu=1)

@@ -40,7 +40,7 @@ dask_site:
       exclusive: true
     gpu: {queue: gpu, cores: 32, memory: 500GiB, walltime: "12:00:00", gpus: 4, processes: 4}
   scheduler:
-  state_dir: /work/$USER/.dask-site
+  state_dir: /project/$USER/.dask-site
 """
 GIB = 2**30
 
@@ -132,7 +132,7 @@ def test_the_mapping_is_plain_and_reads_back(site):
 
 def test_state_dir_is_expanded_for_the_caller(site, monkeypatch, tmp_path):
     monkeypatch.setenv("USER", "alice")
-    assert site.state_path() == Path("/work/alice/.dask-site")
+    assert site.state_path() == Path("/project/alice/.dask-site")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Site.from_mapping(small()).state_path() == tmp_path / ".dask-site"
     assert Site.from_mapping(small(state_dir="${HOME}/d")).state_path() == tmp_path / "d"
