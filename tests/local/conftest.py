@@ -24,6 +24,8 @@ SITE = {
 def _import_path():
     """Let workers import the test modules, whose functions they run."""
     here = os.path.dirname(__file__)
+    # What a user may have exported must not open the workers.
+    os.environ["DASK_DISTRIBUTED__WORKER__HTTP__ROUTES"] = "['distributed.http.worker.prometheus']"
     os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
 
 

@@ -85,10 +85,9 @@ class Fleet:
         self._deaf = False
         self._watcher = asyncio.create_task(self._watch())
 
-    def of(self, pool: str, *states: str) -> list[JobRecord]:
-        """Return the jobs of a pool in any of `states`; the live ones if none is named."""
-        wanted = states or LIVE
-        return [r for r in self.records if r.pool == pool and r.state in wanted]
+    def of(self, pool: str) -> list[JobRecord]:
+        """Return the live jobs of a pool."""
+        return [r for r in self.records if r.pool == pool and r.live]
 
     def submit(self, pool: Pool, count: int) -> None:
         """Ask for `count` more jobs of a pool; returns at once."""

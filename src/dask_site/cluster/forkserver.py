@@ -42,7 +42,6 @@ def start() -> None:
 
 def _serve(listener: int, alive: int) -> None:
     try:
-        # Standard input is the job's; a worker must not read it.
         forkserver.main(listener, alive, [])
     except SystemExit:
         pass

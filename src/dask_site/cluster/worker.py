@@ -15,9 +15,9 @@ from pathlib import Path
 # well, since NumPy's libraries read it when they are loaded, and our workers are forks of a
 # process that has loaded them.
 _THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_ENVIRONMENT = {
+# Not for the user's environment to change: nothing listens without authentication.
+_FIXED = {
     "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver",
-    # Nothing listens without authentication.
     "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
     "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "['distributed.http.health']",
 }
@@ -28,8 +28,9 @@ def main() -> None:
     import dask.config
 
     configured = dask.config.get("distributed.nanny.pre-spawn-environ", {})
-    for name, value in {**_THREADS, **configured, **_ENVIRONMENT}.items():
+    for name, value in {**_THREADS, **configured}.items():
         os.environ.setdefault(name, str(value))
+    os.environ.update(_FIXED)
     dask.config.refresh()
 
     from distributed.cli.dask_worker import main as dask_worker
