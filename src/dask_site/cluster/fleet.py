@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,10 @@ class Fleet:
     ) -> None:
         self.records: list[JobRecord] = []
         self.on_change: Callable[[], None] = lambda: None
+        #: Told of a job that ended or was queued again: record, verdict, reason.
+        self.on_ended: Callable[[JobRecord, str, str], None] = lambda *_: None
+        #: Told, after `on_ended`, of addresses whose job is gone but that are still registered.
+        self.on_orphans: Callable[[list[str]], None] = lambda _: None
         self._factory = factory
         self._queue = queue
         self._folder = folder
@@ -83,17 +88,31 @@ class Fleet:
         self._uncancelled: dict[str, JobRecord] = {}
         self._looking = asyncio.Lock()
         self._deaf = False
+        self._failures: Counter[str] = Counter()
         self._watcher = asyncio.create_task(self._watch())
 
     def of(self, pool: str) -> list[JobRecord]:
         """Return the live jobs of a pool."""
         return [r for r in self.records if r.pool == pool and r.live]
 
+    def failures_in_a_row(self, pool: str) -> int:
+        """Return how many jobs of a pool failed without ever joining since the last that joined.
+
+        Submissions that were refused count as well.
+        """
+        return self._failures[pool]
+
+    def job_of(self, address: str) -> JobRecord | None:
+        """Return the job that brought a worker, also one that has left."""
+        return self._by_worker.get(address)
+
     def submit(self, pool: Pool, count: int) -> None:
         """Ask for `count` more jobs of a pool; returns at once."""
         first = sum(r.pool == pool.name for r in self.records)
         for number in range(first, first + count):
-            record = JobRecord(f"{pool.name}-{number}", pool.name, pool.processes)
+            record = JobRecord(
+                f"{pool.name}-{number}", pool.name, pool.processes, walltime=pool.walltime
+            )
             self.records.append(record)
             self._by_name[record.name] = record
             self._spawn(self._submit(pool, record))
@@ -114,6 +133,7 @@ class Fleet:
                 self._fail(record, f"was refused: {words}", submission_hint(words))
                 return
         record.job_id = str(job.job_id)
+        record.submitted = datetime.now(UTC)
         self._reaper.watch(record.job_id)
         if record.state == SUBMITTING:
             record.enter(PENDING)
@@ -127,7 +147,8 @@ class Fleet:
         if record is None:
             return None
         record.workers[address] = name
-        record.joined = True
+        record.joined_at = record.joined_at or datetime.now(UTC)
+        self._failures[record.pool] = 0
         self._by_worker[address] = record
         if not self._queue.can_look:
             record.node = host
@@ -138,10 +159,9 @@ class Fleet:
 
     def worker_left(self, address: str) -> None:
         """Note that a worker is gone; the queue tells why."""
-        record = self._by_worker.pop(address, None)
-        if record is None:
+        record = self._by_worker.get(address)
+        if record is None or record.workers.pop(address, None) is None:
             return
-        record.workers.pop(address, None)
         if record.state == RUNNING:
             record.enter(STARTING, "a worker left")
         self._changed()
@@ -266,6 +286,8 @@ class Fleet:
                     sentence(str(record)),
                     entry.reason or entry.verdict,
                 )
+                record.queued_again()
+                self._gone(record, "REQUEUED", entry.reason)
             record.enter(PENDING, entry.reason)
             hint = pending_hint(entry.reason)
             if hint and record.warned != hint:
@@ -278,6 +300,7 @@ class Fleet:
         self._reaper.forget(record.job_id)
         if record.state == CLOSING:
             record.enter(ENDED, entry.verdict)
+            self._gone(record, entry.verdict, entry.reason)
             return
         found = await self._queue.verdict(record.job_id)
         if found is None or found.phase != QUEUE_ENDED:
@@ -286,6 +309,7 @@ class Fleet:
         if record.joined and not record.workers and found.verdict == "COMPLETED":
             # Its workers closed because the user or Dask asked them to.
             record.enter(ENDED, how)
+            self._gone(record, found.verdict, found.reason)
             return
         output = self.output(record)
         when = "while it was in use" if record.joined else "before its worker joined"
@@ -295,10 +319,21 @@ class Fleet:
         else:
             hint = start_hint(output, self._factory.scheduler_address)
         self._fail(record, f"ended {when}: {how}.{said}", hint)
+        self._gone(record, found.verdict, found.reason)
+
+    def _gone(self, record: JobRecord, verdict: str, reason: str) -> None:
+        """Tell of a job that has left its node."""
+        if record.state in {ENDED, FAILED}:
+            record.verdict = verdict
+        self.on_ended(record, verdict, reason)
+        if record.workers:
+            self.on_orphans(list(record.workers))
 
     def _fail(self, record: JobRecord, what: str, hint: str) -> None:
         record.enter(FAILED, what)
         record.advice = hint
+        if not record.joined:
+            self._failures[record.pool] += 1
         logger.warning("%s %s\n%s", sentence(str(record)), what, hint)
         self._changed()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 SUBMITTING = "submitting"
@@ -43,6 +43,20 @@ class JobRecord:
         Why it is pending, or how it ended, in the resource manager's words.
     since : datetime
         When it entered its state, UTC.
+    verdict : str
+        The resource manager's own word for how it ended, such as COMPLETED or TIMEOUT; empty until
+        then, and for a submission that was refused.
+    submitted, started, finished : datetime or None
+        When the manager took it, when its allocation began and ended, UTC. After it was queued
+        again, `started` is that of the new run, None until that begins.
+    joined_at : datetime or None
+        When its first worker joined, in the run that is now or was last.
+    expected_start : datetime or None
+        When the manager thinks that it starts; None where it has not said.
+    walltime : timedelta or None
+        How long it may run.
+    deadline : datetime or None
+        When the manager ends it; None until it has started, and where nothing limits it.
     """
 
     name: str
@@ -53,9 +67,16 @@ class JobRecord:
     node: str = ""
     reason: str = ""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    verdict: str = ""
+    submitted: datetime | None = field(default=None, repr=False)
+    expected_start: datetime | None = field(default=None, repr=False)
     started: datetime | None = field(default=None, repr=False)
+    joined_at: datetime | None = field(default=None, repr=False)
     finished: datetime | None = field(default=None, repr=False)
-    joined: bool = field(default=False, repr=False)
+    walltime: timedelta | None = field(default=None, repr=False)
+    deadline: datetime | None = field(default=None, repr=False)
+    restarts: int = field(default=0, repr=False)
+    spent: float = field(default=0.0, repr=False)
     workers: dict[str, str] = field(default_factory=dict, repr=False)
     warned: str = field(default="", repr=False)
     advice: str = field(default="", repr=False)
@@ -67,10 +88,23 @@ class JobRecord:
             self.since = now
             # When its allocation began and ended, as seen from here.
             if state in {STARTING, RUNNING} and self.started is None:
-                self.started = now
+                self.starts(now)
             if state in {ENDED, FAILED} and self.finished is None:
                 self.finished = now
         self.state, self.reason = state, reason
+
+    def starts(self, when: datetime, until: datetime | None = None) -> None:
+        """Note when its allocation began and, where the manager says, when it will end it."""
+        self.started, self.expected_start = when, None
+        self.deadline = until
+        if until is None and self.walltime is not None:
+            self.deadline = when + self.walltime
+
+    def queued_again(self) -> None:
+        """Begin anew: the manager took it off its node and put it back into the queue."""
+        self.spent = self.seconds
+        self.started = self.joined_at = self.deadline = None
+        self.restarts += 1
 
     def goes_by(self, name: str) -> bool:
         """Say whether `name` is this job's name or number, or the name or address of its worker."""
@@ -82,11 +116,17 @@ class JobRecord:
         return self.state in LIVE
 
     @property
+    def joined(self) -> bool:
+        """Whether a worker of it ever joined, in the run that is now or was last."""
+        return self.joined_at is not None
+
+    @property
     def seconds(self) -> float:
-        """How long it has run, or ran, as far as this process saw it."""
+        """How long it has run, or ran, as far as this process saw it; all its runs together."""
         if self.started is None:
-            return 0.0
-        return ((self.finished or datetime.now(UTC)) - self.started).total_seconds()
+            return self.spent
+        now = self.finished or datetime.now(UTC)
+        return self.spent + max(0.0, (now - self.started).total_seconds())
 
     def __str__(self) -> str:
         number = f"job {self.job_id}" if self.job_id else "a job"
