@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dask_site.cluster.core import Cluster
+    from dask_site.placement.matching import NeedError
+    from dask_site.placement.needs import needs
     from dask_site.placement.pool import pool
     from dask_site.site import Pool, Site, SiteError
 
 __version__ = "0.1.0"
-__all__ = ["Cluster", "Pool", "Site", "SiteError", "__version__", "pool"]
+__all__ = ["Cluster", "NeedError", "Pool", "Site", "SiteError", "__version__", "needs", "pool"]
 
 # Lazy: a worker on a compute node and `dask-site check` need nothing of the client's side.
 _HOME = {
@@ -17,6 +19,8 @@ _HOME = {
     "Pool": "dask_site.site",
     "Site": "dask_site.site",
     "SiteError": "dask_site.site",
+    "NeedError": "dask_site.placement.matching",
+    "needs": "dask_site.placement.needs",
     "pool": "dask_site.placement.pool",
 }
 

@@ -159,12 +159,11 @@ class Cluster(DaskCluster):
         await super()._start()
 
     async def _start_scheduler(self) -> PoolScheduler:
-        exclusive = [pool.name for pool in self.site.pools.values() if pool.exclusive]
         routes = {} if self._dashboard else {"distributed.scheduler.http.routes": _HEALTH}
         try:
             with dask.config.set(routes):
                 scheduler = PoolScheduler(
-                    exclusive=exclusive,
+                    site=self.site,
                     interface=self.site.scheduler.interface,
                     host="127.0.0.1" if self._local and not self.site.scheduler.interface else None,
                     port=self._port,

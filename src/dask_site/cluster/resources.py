@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dask_site.site import Pool
 
+#: Share of its job's GPUs that a worker has, and bytes of memory: the names that Dask's
+#: documentation uses, so that ``annotate(resources={"GPU": 1})`` works too.
+GPU = "GPU"
+MEMORY = "MEMORY"
 _PREFIX = "pool:"
 # A task that names a pool takes one of these. The pool is a place, not a quantity: it must never
 # be what limits how many tasks run at once, so there are more of them than threads on any node.
@@ -18,18 +22,22 @@ def pool_resource(pool_name: str) -> str:
     return f"{_PREFIX}{pool_name}"
 
 
+def pool_of_resource(resource: str) -> str | None:
+    """Return the pool that a Dask resource stands for; None if it stands for something else."""
+    return resource.removeprefix(_PREFIX) if resource.startswith(_PREFIX) else None
+
+
 def pool_restriction(pool_name: str) -> dict[str, float]:
     """Return the resource restriction of a task that must run on a pool."""
     return {pool_resource(pool_name): 1}
 
 
 def worker_resources(pool: Pool) -> dict[str, float]:
-    """Return what one worker process of `pool` offers.
-
-    `GPU` is its share of the job's GPUs: the name that Dask's documentation uses, so that
-    ``annotate(resources={"GPU": 1})`` works too.
-    """
-    offered: dict[str, float] = {pool_resource(pool.name): _PLENTY}
+    """Return what one worker process of `pool` offers."""
+    offered: dict[str, float] = {
+        pool_resource(pool.name): _PLENTY,
+        MEMORY: pool.memory // pool.processes,
+    }
     if pool.gpus:
-        offered["GPU"] = pool.gpus / pool.processes
+        offered[GPU] = pool.gpus / pool.processes
     return offered

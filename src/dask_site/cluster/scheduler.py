@@ -6,62 +6,190 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+import logging
+import pickle
+from collections.abc import Iterable, Mapping
+from time import time
+from typing import TYPE_CHECKING, Any
 
 import dask.config
 from distributed import Scheduler, SchedulerPlugin
+from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS
 from distributed.shuffle._core import barrier_key
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
-from dask_site.cluster.resources import pool_resource
+from dask_site.cluster.resources import pool_of_resource, pool_resource
 from dask_site.cluster.summary import Summary
+from dask_site.placement.graph import Placer
+from dask_site.placement.matching import Matcher, NeedError
+from dask_site.scaling.demand import Demand
+
+if TYPE_CHECKING:
+    from dask_site.faults.judge import Judge
+    from dask_site.site import Site
+
+logger = logging.getLogger("dask_site")
+_STIMULUS = "dask-site"
 
 
 class PoolScheduler(Scheduler):
-    """A scheduler that keeps work which names no pool off exclusive workers.
+    """A scheduler that knows pools.
 
-    Restricting every other task to the open pools would do the same, but distributed queues
-    root tasks on the scheduler only while they are unrestricted.
+    Work that needs nothing stays off exclusive workers; what needs something finds its pools,
+    whatever the optimisers made of it; workers take nothing that they can't finish before their
+    job ends; and what was lost with a worker is judged by its cause.
+
+    Restricting every other task to the open pools would keep them off exclusive workers too, but
+    distributed queues root tasks on the scheduler only while they are unrestricted.
 
     Parameters
     ----------
-    exclusive : iterable of str
-        Names of the pools that only take work which names them.
+    site : Site, optional
+        Its pools. Without one this is distributed's scheduler.
     **kwargs
         For `distributed.Scheduler`.
+
+    Attributes
+    ----------
+    placer : Placer or None
+        Finds what the tasks of a graph need.
+    demand : Demand or None
+        Counts tasks by what they need.
+    judge : Judge or None
+        Judges what was lost with a worker; without one distributed does.
     """
 
-    def __init__(self, *args: Any, exclusive: Iterable[str] = (), **kwargs: Any) -> None:
-        self._exclusive = frozenset(pool_resource(name) for name in exclusive)
+    def __init__(self, *args: Any, site: Site | None = None, **kwargs: Any) -> None:
+        pools = site.pools.values() if site is not None else ()
+        self._exclusive = frozenset(pool_resource(p.name) for p in pools if p.exclusive)
         self._exclusive_workers: set[Any] = set()
+        self._matcher = Matcher(site) if site is not None else None
+        self.placer = Placer(self._matcher) if self._matcher is not None else None
+        self.demand: Demand | None = None
+        self.judge: Judge | None = None
+        self._held: set[Any] = set()
+        # Workers whose job ends soon: when (as of `time.time`), and the length of their walltime.
+        self._ending: dict[Any, tuple[float, float]] = {}
+        self._not_for_root_tasks: set[Any] = set()
+        self._epoch = 0
+        self._places: dict[tuple[tuple[str, float], ...], set[Any]] = {}
+        self._open: set[Any] = set()
+        self._places_as_of: tuple[int, int] = (-1, -1)
+        self._warned: set[str] = set()
         extensions = {**DEFAULT_EXTENSIONS, "shuffle": PoolShufflePlugin}
         if not dask.config.get("distributed.scheduler.work-stealing"):
             extensions.pop("stealing", None)
         super().__init__(*args, extensions=extensions, **kwargs)
+        if self._matcher is not None:
+            self.demand = Demand(self._matcher, self.tasks)
+
+    # -- where tasks may run -----------------------------------------------------------------
 
     def valid_workers(self, ts: Any) -> set[Any] | None:
         """Return the workers that may run a task; None stands for all (as in distributed)."""
-        valid: set[Any] | None = super().valid_workers(ts)
-        if not self._exclusive_workers:
-            return valid
+        if self._held and ts.key in self._held:
+            return set()
+        restrictions = ts.resource_restrictions
+        valid: set[Any] | None
+        if restrictions and not ts.worker_restrictions and not ts.host_restrictions:
+            valid = self._workers_with(restrictions)
+        else:
+            valid = super().valid_workers(ts)
+            if self._exclusive_workers:
+                valid = self._without_exclusive(ts, valid)
+        return self._lasting(ts, valid) if self._ending else valid
+
+    def _workers_with(self, restrictions: Mapping[str, float]) -> set[Any]:
+        self._refresh_places()
+        key = tuple(restrictions.items())
+        workers = self._places.get(key)
+        if workers is None:
+            workers = self._places[key] = self._look_up(restrictions)
+        return workers
+
+    def _look_up(self, restrictions: Mapping[str, float]) -> set[Any]:
+        slots = self._matcher.shape(restrictions).slots if self._matcher is not None else None
+        found = set()
+        for ws in self.running:
+            if all(ws.resources.get(name, 0) >= amount for name, amount in restrictions.items()):
+                pool = _pool_of(ws)
+                if slots is None or pool is None or pool in slots:
+                    found.add(ws)
+        return found
+
+    def _without_exclusive(self, ts: Any, valid: set[Any] | None) -> set[Any] | None:
         # distributed takes an empty set for "any worker" where restrictions are loose.
         anywhere = not valid and ts.loose_restrictions and not ts.resource_restrictions
         if valid is None or anywhere:
-            return set(self.running) - self._exclusive_workers
+            self._refresh_places()
+            return self._open
         return valid
 
+    def _refresh_places(self) -> None:
+        as_of = (self._epoch, len(self.running))
+        if as_of != self._places_as_of:
+            self._places_as_of = as_of
+            self._places.clear()
+            self._open = set(self.running) - self._exclusive_workers
+
+    def _lasting(self, ts: Any, valid: set[Any] | None) -> set[Any] | None:
+        """Leave out the workers whose job ends before the task would."""
+        needed = 1.2 * self._get_prefix_duration(ts.prefix)
+        now = time()
+        # A task that is longer than any walltime may try its luck with a young job.
+        short = {
+            ws
+            for ws, (end, walltime) in self._ending.items()
+            if end - now < min(needed, 0.8 * walltime)
+        }
+        if not short:
+            return valid
+        return (set(self.running) if valid is None else valid) - short
+
+    def set_ending(self, workers: Mapping[str, tuple[float, float]], longest: float) -> None:
+        """Say which workers end soon.
+
+        Parameters
+        ----------
+        workers : dict of str to (float, float)
+            Address to when its job ends (as of `time.time`) and its walltime in seconds.
+        longest : float
+            Seconds that the longest of the present tasks takes: workers with less than that left
+            get no queued root tasks, which distributed hands out without asking for their kind.
+        """
+        now = time()
+        self._ending = {
+            self.workers[address]: end
+            for address, end in workers.items()
+            if address in self.workers
+        }
+        before, self._not_for_root_tasks = (
+            self._not_for_root_tasks,
+            {
+                ws
+                for ws, (end, walltime) in self._ending.items()
+                if end - now < min(1.2 * longest, 0.8 * walltime)
+            },
+        )
+        for ws in before ^ self._not_for_root_tasks:
+            self.check_idle_saturated(ws)
+
+    def is_rootish(self, ts: Any) -> bool:
+        """Keep a held task out of the queue of root tasks, which asks nobody where it may run."""
+        return not (self._held and ts.key in self._held) and bool(super().is_rootish(ts))
+
     def check_idle_saturated(self, ws: Any, occ: float = -1.0) -> None:
-        """Keep exclusive workers out of the set that queued root tasks are drawn to."""
+        """Keep queued root tasks off exclusive workers and off those that end soon."""
         super().check_idle_saturated(ws, occ)
-        if ws in self._exclusive_workers:
+        if ws in self._exclusive_workers or ws in self._not_for_root_tasks:
             self.idle_task_count.discard(ws)
 
     def add_resources(self, worker: str, resources: dict[str, float] | None = None) -> Any:
         """Note an exclusive worker: its resources tell its pool."""
         result = super().add_resources(worker=worker, resources=resources)
         ws = self.workers[worker]
+        self._epoch += 1
         if not self._exclusive.isdisjoint(ws.resources):
             self._exclusive_workers.add(ws)
         return result
@@ -69,7 +197,157 @@ class PoolScheduler(Scheduler):
     def remove_resources(self, worker: str) -> None:
         """Forget a worker that leaves."""
         super().remove_resources(worker)
-        self._exclusive_workers.discard(self.workers[worker])
+        ws = self.workers[worker]
+        self._epoch += 1
+        self._exclusive_workers.discard(ws)
+        self._not_for_root_tasks.discard(ws)
+        self._ending.pop(ws, None)
+
+    def handle_worker_status_change(self, status: Any, worker: Any, stimulus_id: str) -> None:
+        """Look again which workers may run what."""
+        self._epoch += 1
+        super().handle_worker_status_change(status, worker, stimulus_id)
+
+    # -- graphs ------------------------------------------------------------------------------
+
+    def _create_taskstate_from_graph(
+        self,
+        *,
+        dsk: dict[Any, Any],
+        annotations_by_type: Any,
+        global_annotations: dict[str, Any] | None,
+        **kwargs: Any,
+    ) -> Any:
+        if self.placer is not None:
+            around = (global_annotations or {}).get("resources")
+            try:
+                self.placer.place(dsk, annotations_by_type["resources"], around)
+            except NeedError:
+                raise
+            except Exception:
+                self._degrade("Looking for needs in a graph", "its tasks run on the open pools")
+        return super()._create_taskstate_from_graph(
+            dsk=dsk,
+            annotations_by_type=annotations_by_type,
+            global_annotations=global_annotations,
+            **kwargs,
+        )
+
+    # -- workers that go ---------------------------------------------------------------------
+
+    def close_to_new_work(self, address: str) -> None:
+        """Let a worker finish what it runs, and hand what it has not begun to others."""
+        ws = self.workers.get(address)
+        if ws is None:
+            return
+        stimulus = _stimulus("closing")
+        self.handle_worker_status_change(Status.closing_gracefully, ws, stimulus)
+        self.worker_send(
+            address,
+            {
+                "op": "worker-status-change",
+                "status": Status.closing_gracefully.name,
+                "stimulus_id": stimulus,
+            },
+        )
+        self._hand_back(ws, 0.0, stimulus)
+
+    def hand_back(self, address: str, seconds: float) -> None:
+        """Hand to others what a worker has not begun and can't finish within `seconds`."""
+        ws = self.workers.get(address)
+        if ws is not None:
+            self._hand_back(ws, seconds, _stimulus("hand-back"))
+
+    def _hand_back(self, ws: Any, seconds: float, stimulus: str) -> None:
+        room = seconds * ws.nthreads - sum(
+            max(0.0, self._get_prefix_duration(ts.prefix) - ran) for ts, ran in ws.executing.items()
+        )
+        begun = ws.executing
+        given_back = {}
+        for ts in sorted(ws.processing, key=lambda ts: ts.priority):
+            if ts in begun or ts in ws.long_running or ts.actor:
+                continue
+            room -= self._get_prefix_duration(ts.prefix)
+            if room < 0:
+                given_back[ts.key] = "released"
+        if given_back:
+            self.transitions(given_back, stimulus)
+
+    # -- what was lost with a worker ---------------------------------------------------------
+
+    async def remove_worker(
+        self, address: str, *, stimulus_id: str, expected: bool = False, close: bool = True
+    ) -> Any:
+        """Have the judge look at what the worker was doing, instead of counting its tasks guilty."""
+        if self.judge is not None and not expected:
+            ws = self.workers.get(self.coerce_address(address))
+            if ws is not None and ws.processing:
+                try:
+                    self.judge.worker_lost(ws)
+                    expected = True
+                except Exception:
+                    self._degrade("Judging a lost worker", "its tasks count as guilty")
+        return await super().remove_worker(
+            address, stimulus_id=stimulus_id, expected=expected, close=close
+        )
+
+    def hold(self, keys: Iterable[Any]) -> None:
+        """Let these tasks run nowhere until `let_go`."""
+        self._held.update(keys)
+
+    def let_go(self, keys: Iterable[Any]) -> None:
+        """Let held tasks go on; those that are gone are passed over."""
+        keys = list(keys)
+        self._held.difference_update(keys)
+        ready = [ts for key in keys if (ts := self.tasks.get(key)) and ts.state == "no-worker"]
+        ready.sort(key=lambda ts: ts.priority, reverse=True)
+        self.transitions({ts.key: "processing" for ts in ready}, _stimulus("let-go"))
+
+    def restrict(self, key: Any, resources: dict[str, float]) -> bool:
+        """Replace what a task needs; says whether it could, which it can't while it is processing.
+
+        A worker has set aside what a processing task took, and gives back what it needs then.
+        """
+        ts = self.tasks.get(key)
+        if ts is None or ts.state == "processing":
+            return False
+        before = ts.resource_restrictions
+        ts.resource_restrictions = dict(resources)
+        if self.demand is not None:
+            self.demand.restricted(ts, before)
+        return True
+
+    def fail(self, key: Any, error: Exception) -> None:
+        """End a task, held or ready, with an error."""
+        self._held.discard(key)
+        ts = self.tasks.get(key)
+        if ts is None or ts.state not in {"no-worker", "processing"}:
+            return
+        stimulus = _stimulus("fail")
+        text = str(error)
+        # Not as `exception_text`: that is for tracebacks of workers.
+        followed = self.transition(
+            key,
+            "erred",
+            stimulus_id=stimulus,
+            exception=pickle.dumps(error),
+            cause=key,
+            exception_text=text,
+        )
+        self.transitions(followed, stimulus)
+
+    def _degrade(self, what: str, instead: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning("%s went wrong; %s.", what, instead, exc_info=True)
+
+
+def _stimulus(what: str) -> str:
+    return f"{_STIMULUS}-{what}-{time()}"
+
+
+def _pool_of(ws: Any) -> str | None:
+    return next(filter(None, map(pool_of_resource, ws.resources)), None)
 
 
 class PoolShufflePlugin(ShuffleSchedulerPlugin):
@@ -103,9 +381,9 @@ class PoolPlugin(SchedulerPlugin):
         self._summary = summary
         self._pool_of: dict[str, str] = {}
 
-    async def start(self, scheduler: Scheduler) -> None:
-        """Keep the scheduler whose tasks are counted."""
-        self._scheduler = scheduler
+    async def start(self, scheduler: PoolScheduler) -> None:
+        """Keep the counters of the scheduler."""
+        self._demand = scheduler.demand
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Match a worker to the job that brought it."""
@@ -126,9 +404,9 @@ class PoolPlugin(SchedulerPlugin):
         self._fleet.worker_left(worker)
 
     def transition(self, key: Any, start: str, finish: str, *_: Any, **kwargs: Any) -> None:
-        """Count a task that was computed."""
+        """Count a change of state, and a task that was computed."""
+        ts = self._demand.transition(key, start, finish)
         if start == "processing" and finish == "memory":
             pool = self._pool_of.get(kwargs.get("worker", ""))
             if pool is not None:
-                prefix = self._scheduler.tasks[key].prefix.name
-                self._summary.computed(pool, prefix, kwargs.get("startstops") or ())
+                self._summary.computed(pool, ts.prefix.name, kwargs.get("startstops") or ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -12,15 +11,15 @@ from typing import TYPE_CHECKING
 import dask
 
 from dask_site.cluster.errors import unknown_pool
-from dask_site.cluster.resources import pool_resource, pool_restriction
+from dask_site.cluster.resources import pool_of_resource, pool_restriction
 
 if TYPE_CHECKING:
     from dask_site.cluster.core import Cluster
 
-logger = logging.getLogger("dask_site")
 # dask.dataframe says that annotations are ignored. Those of a collection are; ours is that of
 # the submission.
-warnings.filterwarnings("ignore", r"Dask annotations \{'resources': \{'pool:", UserWarning)
+_OURS = r"Dask annotations \{'resources': \{'(pool:|GPU|MEMORY)"
+warnings.filterwarnings("ignore", _OURS, UserWarning)
 _open_clusters: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
 
@@ -40,6 +39,8 @@ def pool(name: str) -> Iterator[None]:
         with pool("highmem"):
             wide = x.rechunk({"time": -1}).persist()
 
+    Functions that carry a need of their own (`needs`) keep it.
+
     Parameters
     ----------
     name : str
@@ -50,19 +51,18 @@ def pool(name: str) -> Iterator[None]:
     ValueError
         If clusters are open in this process and none of them has the pool.
     """
+    with placed(pool_restriction(name), name):
+        yield
+
+
+@contextmanager
+def placed(resources: dict[str, float], name: str | None) -> Iterator[None]:
+    """Annotate what is submitted inside with resources; `name` is the pool among them, if any."""
     clusters = [cluster for cluster in _open_clusters if cluster.is_open]
-    having = [cluster for cluster in clusters if name in cluster.pools]
-    if clusters and not having:
+    if name is not None and clusters and not any(name in c.pools for c in clusters):
         raise unknown_pool(name, clusters[0].pools, f"Cluster {clusters[0].name}")
-    if having and not any(cluster.target(name) for cluster in having):
-        logger.warning(
-            "Pool %r was asked for no workers yet, so work on it waits. Ask for some: "
-            "cluster.scale(%s=1)",
-            name,
-            name if name.isidentifier() else f"**{{{name!r}: 1}}",
-        )
-    restrictions = dict(dask.get_annotations().get("resources") or {})
-    for other in [key for key in restrictions if key.startswith(pool_resource(""))]:
-        del restrictions[other]
-    with dask.annotate(resources={**restrictions, **pool_restriction(name)}):
+    around = dict(dask.get_annotations().get("resources") or {})
+    if name is not None:  # the innermost pool counts
+        around = {key: amount for key, amount in around.items() if not pool_of_resource(key)}
+    with dask.annotate(resources={**around, **resources}):
         yield

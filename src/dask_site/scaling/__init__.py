@@ -1,0 +1,1 @@
+"""Scaling: how many jobs each pool shall have, from the work that there is and that will be."""

@@ -1,0 +1,116 @@
+"""When waiting tasks will be ready: from the graph, known durations, and the workers there are."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dask_site.placement.matching import Matcher, Shape
+
+#: Tasks looked at in one tick; about 1.5 us each.
+_BUDGET = 2000
+_SAMPLES = 3
+LATER = math.inf
+
+
+class Lookahead:
+    """One look at a scheduler's waiting tasks; made anew for each tick.
+
+    Parameters
+    ----------
+    matcher : Matcher
+        From restrictions to shapes.
+    duration : callable
+        From a task prefix to the seconds that such a task takes.
+    threads : callable
+        From a shape to (tasks that run at once now, seconds until the first could if none can).
+    """
+
+    def __init__(
+        self,
+        matcher: Matcher,
+        duration: Callable[[Any], float],
+        threads: Callable[[Shape], tuple[int, float]],
+    ) -> None:
+        self._matcher = matcher
+        self._duration = duration
+        self._threads = threads
+        self._budget = _BUDGET
+        self._chain: dict[Any, float] = {}
+        self._left: dict[Any, tuple[Shape, float]] = {}
+        self._shape_threads: dict[Shape, tuple[int, float]] = {}
+
+    def arrival(
+        self, waiting: Mapping[Any, None], horizon: float, rest: float
+    ) -> tuple[float, float]:
+        """Return when the first and the last of some waiting tasks will be ready, in seconds.
+
+        Parameters
+        ----------
+        waiting : dict
+            The tasks, as keys.
+        horizon : float
+            Seconds beyond which it does not matter: LATER is returned.
+        rest : float
+            Seconds that all other work takes, for where the graph is too large to look at.
+        """
+        first = list(itertools.islice(waiting, _SAMPLES))
+        last = list(itertools.islice(reversed(list(waiting)), _SAMPLES)) if len(first) > 2 else []
+        times = [self._ready_in(ts, horizon, rest) for ts in {*first, *last}]
+        return min(times), max(times)
+
+    def _ready_in(self, ts: Any, horizon: float, rest: float) -> float:
+        work: dict[Shape, float] = defaultdict(float)
+        seen: set[Any] = set()
+        stack = list(ts.waiting_on or ())
+        order = []
+        while stack:
+            dts = stack.pop()
+            if dts in seen:
+                continue
+            if self._budget <= 0:
+                return rest if rest <= horizon else LATER
+            self._budget -= 1
+            seen.add(dts)
+            order.append(dts)
+            shape, left = self._remaining(dts)
+            work[shape] += left
+            if work[shape] / max(1, self._at_once(shape)[0]) > horizon:
+                return LATER
+            stack.extend(dts.waiting_on or ())
+        by_work = max((self._takes(shape, sec) for shape, sec in work.items()), default=0.0)
+        return max(by_work, self._longest_chain(ts, order))
+
+    def _takes(self, shape: Shape, seconds: float) -> float:
+        at_once, delay = self._at_once(shape)
+        return delay + seconds / max(1, at_once)
+
+    def _longest_chain(self, ts: Any, order: list[Any]) -> float:
+        # Discovered from the end of the chains; a later one may be a dependency of an earlier.
+        for dts in reversed(order):
+            if dts not in self._chain:
+                self._chain[dts] = self._through(dts)
+        return max((self._through(dts) for dts in ts.waiting_on or ()), default=0.0)
+
+    def _through(self, dts: Any) -> float:
+        before = max((self._chain.get(d, 0.0) for d in dts.waiting_on or ()), default=0.0)
+        return before + self._remaining(dts)[1]
+
+    def _remaining(self, ts: Any) -> tuple[Shape, float]:
+        known = self._left.get(ts)
+        if known is None:
+            left = self._duration(ts.prefix)
+            on = ts.processing_on
+            if on is not None:
+                left = max(0.0, left - on.executing.get(ts, 0.0))
+            known = self._left[ts] = (self._matcher.shape(ts.resource_restrictions), left)
+        return known
+
+    def _at_once(self, shape: Shape) -> tuple[int, float]:
+        known = self._shape_threads.get(shape)
+        if known is None:
+            known = self._shape_threads[shape] = self._threads(shape)
+        return known
