@@ -15,8 +15,17 @@ from distributed import Scheduler
 from distributed.shuffle._core import ShuffleSpec, barrier_key, id_from_key
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
+from dask_site import Site
 from dask_site.cluster.scheduler import PoolScheduler, PoolShufflePlugin
 
+SITE = Site.from_mapping(
+    {
+        "schema": 1,
+        "name": "Test",
+        "resource_manager": "local",
+        "pools": {"cpu": {"cores": 1, "memory": "1GiB"}},
+    }
+)
 VERSION = f"distributed {distributed.__version__}"
 
 
@@ -52,7 +61,9 @@ def test_the_scheduler_takes_our_shuffle_plugin_and_no_second_one():
     """cluster/scheduler.py: PoolScheduler."""
 
     async def main():
-        async with PoolScheduler(port=0, dashboard=False, dashboard_address="127.0.0.1:0") as s:
+        async with PoolScheduler(
+            site=SITE, port=0, dashboard=False, dashboard_address="127.0.0.1:0"
+        ) as s:
             assert isinstance(s.extensions["shuffle"], PoolShufflePlugin), VERSION
             assert s.plugins["shuffle"] is s.extensions["shuffle"], VERSION
             assert {"stealing", "amm", "spans"} <= s.extensions.keys(), VERSION

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import math
 import os
 import secrets
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask.config
+from dask.utils import parse_timedelta
 from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.utils import Log, silence_logging_cmgr
@@ -28,10 +30,12 @@ from dask_site.cluster.jobs import JobFactory, job_class, job_name
 from dask_site.cluster.queue import queue_for
 from dask_site.cluster.reaper import Reaper
 from dask_site.cluster.records import Table, job_table
-from dask_site.cluster.scaling import Scaling
 from dask_site.cluster.scheduler import PoolPlugin, PoolScheduler
 from dask_site.cluster.summary import Summary
 from dask_site.placement.pool import register
+from dask_site.scaling.by_demand import Controller
+from dask_site.scaling.by_hand import Scaling
+from dask_site.scaling.waits import Waits
 from dask_site.site import Site
 
 if TYPE_CHECKING:
@@ -45,7 +49,8 @@ show_site_errors_plainly()
 class Cluster(DaskCluster):
     """A scheduler in this process, and workers in jobs on the site's pools.
 
-    Starts with no workers; `scale` asks for them. Encrypted and closed to strangers by default.
+    Starts with no workers. Pools follow the work: what is submitted decides which pools get jobs
+    (`adapt` sets bounds; `scale` asks for a number by hand). Encrypted and closed to strangers by default.
     Closing it, leaving its `with` block, or the end of this process by whatever cause, leaves
     no job in the queue and no file behind.
 
@@ -81,11 +86,12 @@ class Cluster(DaskCluster):
 
     Examples
     --------
+    >>> @needs(gpu=1)
+    ... def infer(block):
+    ...     return model(block)
+
     >>> with Cluster() as cluster, cluster.get_client():  # doctest: +SKIP
-    ...     cluster.scale(cpu=4, gpu=1)
-    ...     cluster.wait_for_workers()
-    ...     with pool("gpu"):
-    ...         y = model(x).persist()
+    ...     y = x.map_blocks(infer).mean().compute()
     """
 
     status: Any  # set by the base class
@@ -113,7 +119,8 @@ class Cluster(DaskCluster):
         self._fleet: Fleet | None = None
         self._folder: ClusterFolder | None = None
         self._reaper: Reaper | None = None
-        self._scaling: Scaling | None = None
+        self._controller: Controller | None = None
+        self._waits: Waits | None = None
         self._closing: asyncio.Future[None] | None = None
         self._stack = ExitStack()
         self._owner = os.getpid()
@@ -149,10 +156,12 @@ class Cluster(DaskCluster):
         self.scheduler = await self._start_scheduler()
         factory = JobFactory(self.site, self.scheduler.address, self._folder, self.security)
         self._fleet = Fleet(factory, queue, self._folder, self._reaper, names)
-        self._scaling = Scaling(self.name, self.site, self._fleet, self.scheduler)
         await self.scheduler.register_scheduler_plugin(
             PoolPlugin(self._fleet, self._summary), idempotent=False
         )
+        self._waits = Waits(state_dir / "waits.json")
+        scaling = Scaling(self.name, self.site, self._fleet, self.scheduler)
+        self._controller = Controller(self.site, self.scheduler, self._fleet, scaling, self._waits)
         self.scheduler_comm = rpc(
             self.scheduler.address, connection_args=self.security.get_connection_args("client")
         )
@@ -195,6 +204,10 @@ class Cluster(DaskCluster):
         self.status = Status.closing
         scheduler = getattr(self, "scheduler", None)
         gone = True
+        if self._controller is not None:
+            self._controller.stop()
+        if self._waits is not None:
+            self._waits.save()
         if scheduler is not None:
             # Workers are told first, so that jobs end by themselves: COMPLETED, not CANCELLED.
             await _attempt(_dismiss_workers(scheduler), 10)
@@ -249,12 +262,13 @@ class Cluster(DaskCluster):
 
     def target(self, pool: str) -> int:
         """Return how many workers a pool was asked for."""
-        return self._scaling.targets[pool] if self._scaling else 0
+        return self._controller.scaling.targets[pool] if self._controller else 0
 
     def scale(self, n: int | None = None, **pools: int) -> Any:
         """Set how many workers each pool shall have; pools that aren't named stay as they are.
 
-        Returns at once; `wait_for_workers` waits. Where a job brings several workers
+        From then on these pools no longer follow the work, until `adapt` lets them. A job that is
+        lost is replaced. Returns at once; `wait_for_workers` waits. Where a job brings several workers
         (`processes` of the pool), whole jobs are asked for. Workers that go hand their results
         to those that stay.
 
@@ -272,7 +286,14 @@ class Cluster(DaskCluster):
         """
         if n is not None:
             pools = {self.site.default_pool: n, **pools}
-        return self.sync(self._running().scale, pools)
+        self._running()
+        return self.sync(self._scale, pools)
+
+    async def _scale(self, pools: Mapping[str, int]) -> None:
+        controller = self._running()
+        await controller.scaling.scale(pools)
+        for name in pools:
+            controller.by_hand(name)
 
     def scale_down(self, workers: Iterable[str] | str) -> Any:
         """Take away certain workers, with their results moved to others.
@@ -288,20 +309,96 @@ class Cluster(DaskCluster):
             If one of them is no worker of this cluster.
         """
         named = [workers] if isinstance(workers, str) else list(workers)
-        return self.sync(self._running().scale_down, named)
+        return self.sync(self._running().scaling.scale_down, named)
 
-    def adapt(self, *_: Any, **__: Any) -> None:
-        """Refuse: dask's Adaptive knows one kind of worker, and would wait for ever on a pool.
+    def adapt(
+        self,
+        minimum: int | None = None,
+        maximum: int | None = None,
+        *,
+        target_duration: str | float | None = None,
+        idle: str | float | None = None,
+        backlog: int | None = None,
+        **pools: int | tuple[int, int | None] | None,
+    ) -> None:
+        """Let pools follow the work, which all do that were not scaled by hand.
+
+        A pool gets the workers that the work needs which only it can run, and a share of what
+        several can, cheapest first; idle jobs are given back, with their results moved. Without
+        arguments all pools follow the work within the site's bounds.
+
+        Parameters
+        ----------
+        minimum, maximum : int, optional
+            Bounds in workers of the site's default pool.
+        target_duration : str or float, optional
+            Time in which the work that is ready shall be done: the shorter, the more workers.
+            Seconds, or text such as ``"2 min"``; one minute unless set.
+        idle : str or float, optional
+            How long an idle job is kept. By default as long as getting it again would take, as
+            measured, within 5 s and 2 min.
+        backlog : int, optional
+            Most jobs that wait in the queue at once, for each of the pools that are named, or for
+            all.
+        **pools : int or (int, int)
+            Bounds of other pools: the most workers, or the least and the most (None: the site's).
 
         Raises
         ------
-        NotImplementedError
-            Always.
+        ValueError
+            For a pool that isn't there, or bounds that are none or beyond the site's.
+
+        Examples
+        --------
+        >>> cluster.adapt(cpu=(2, 20), gpu=4, target_duration="5 min")  # doctest: +SKIP
         """
-        raise NotImplementedError(
-            "This version does not scale pools by itself. Ask for workers: cluster.scale(cpu=4); "
-            "cluster.scale(cpu=0) gives them back."
-        )
+        controller = self._running()
+        bounds: dict[str, Any] = dict(pools)
+        if minimum is not None or maximum is not None:
+            bounds[self.site.default_pool] = (minimum or 0, maximum)
+        for name in bounds:
+            if name not in self.pools:
+                raise unknown_pool(name, self.pools, f"Cluster {self.name}")
+        settings = {
+            "target_duration": _seconds("target_duration", target_duration),
+            "idle": _seconds("idle", idle),
+        }
+        self.sync(controller.adapt, bounds or dict.fromkeys(self.pools), backlog, **settings)
+
+    def place(self, places: Mapping[str, Any]) -> None:
+        """Place work by the names of its tasks: for functions that nobody can decorate.
+
+        Holds for what is submitted from now on. Needs that functions carry are stronger.
+
+        Parameters
+        ----------
+        places : dict
+            From a pattern of key prefixes (``"mean_agg*"``; `*`, `?` and `[...]` as in file
+            names) to a pool's name, to ``needs(...)``, or to None, which takes the pattern away.
+
+        Raises
+        ------
+        ValueError
+            For a pool that isn't there, or a need that no pool satisfies.
+        """
+        self._running()
+        self.sync(self._place, places)
+
+    async def _place(self, places: Mapping[str, Any]) -> None:
+        self.scheduler.placer.set_places(places)
+
+    def resume(self, pool: str) -> None:
+        """Let a pool try again that was paused because its jobs failed.
+
+        Raises
+        ------
+        ValueError
+            If the pool isn't there.
+        """
+        controller = self._running()
+        if pool not in self.pools:
+            raise unknown_pool(pool, self.pools, f"Cluster {self.name}")
+        controller.resume(pool)
 
     def wait_for_workers(
         self, n_workers: int | None = None, timeout: float | None = None, **pools: int
@@ -326,13 +423,13 @@ class Cluster(DaskCluster):
         TimeoutError
             After `timeout` seconds, with what was missing.
         """
-        return self.sync(self._running().wait, n_workers, pools, timeout)
+        return self.sync(self._running().scaling.wait, n_workers, pools, timeout)
 
-    def _running(self) -> Scaling:
-        if self._scaling is None or not self.is_open:
+    def _running(self) -> Controller:
+        if self._controller is None or not self.is_open:
             state = "has not started" if self.status == Status.created else "is closed"
             raise ClusterError(f"Cluster {self.name} {state}.")
-        return self._scaling
+        return self._controller
 
     # -- looking at it ---------------------------------------------------------------------
 
@@ -432,6 +529,18 @@ def _port(given: Any) -> int:
     if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given < 65536:
         raise ValueError(f"Cluster(port={given!r}): a number from 0 (any free port) to 65535.")
     return given
+
+
+def _seconds(name: str, given: Any) -> float | None:
+    if given is None:
+        return None
+    try:
+        seconds = float(parse_timedelta(given))
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 < seconds < math.inf:
+        raise ValueError(f'adapt({name}={given!r}): a time such as "2 min" or 120.')
+    return seconds
 
 
 def _level(given: str) -> str:

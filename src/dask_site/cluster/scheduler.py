@@ -45,28 +45,29 @@ class PoolScheduler(Scheduler):
 
     Parameters
     ----------
-    site : Site, optional
-        Its pools. Without one this is distributed's scheduler.
+    site : Site
+        Its pools.
     **kwargs
         For `distributed.Scheduler`.
 
     Attributes
     ----------
-    placer : Placer or None
+    matcher : Matcher
+        Knows the pools.
+    placer : Placer
         Finds what the tasks of a graph need.
-    demand : Demand or None
+    demand : Demand
         Counts tasks by what they need.
     judge : Judge or None
         Judges what was lost with a worker; without one distributed does.
     """
 
-    def __init__(self, *args: Any, site: Site | None = None, **kwargs: Any) -> None:
-        pools = site.pools.values() if site is not None else ()
-        self._exclusive = frozenset(pool_resource(p.name) for p in pools if p.exclusive)
+    def __init__(self, *args: Any, site: Site, **kwargs: Any) -> None:
+        exclusive = [pool.name for pool in site.pools.values() if pool.exclusive]
+        self._exclusive = frozenset(map(pool_resource, exclusive))
         self._exclusive_workers: set[Any] = set()
-        self._matcher = Matcher(site) if site is not None else None
-        self.placer = Placer(self._matcher) if self._matcher is not None else None
-        self.demand: Demand | None = None
+        self.matcher = Matcher(site)
+        self.placer = Placer(self.matcher)
         self.judge: Judge | None = None
         self._held: set[Any] = set()
         # Workers whose job ends soon: when (as of `time.time`), and the length of their walltime.
@@ -81,8 +82,7 @@ class PoolScheduler(Scheduler):
         if not dask.config.get("distributed.scheduler.work-stealing"):
             extensions.pop("stealing", None)
         super().__init__(*args, extensions=extensions, **kwargs)
-        if self._matcher is not None:
-            self.demand = Demand(self._matcher, self.tasks)
+        self.demand = Demand(self.matcher, self.tasks)
 
     # -- where tasks may run -----------------------------------------------------------------
 
@@ -109,12 +109,12 @@ class PoolScheduler(Scheduler):
         return workers
 
     def _look_up(self, restrictions: Mapping[str, float]) -> set[Any]:
-        slots = self._matcher.shape(restrictions).slots if self._matcher is not None else None
+        slots = self.matcher.shape(restrictions).slots
         found = set()
         for ws in self.running:
             if all(ws.resources.get(name, 0) >= amount for name, amount in restrictions.items()):
                 pool = _pool_of(ws)
-                if slots is None or pool is None or pool in slots:
+                if pool is None or pool in slots:
                     found.add(ws)
         return found
 
@@ -218,20 +218,23 @@ class PoolScheduler(Scheduler):
         global_annotations: dict[str, Any] | None,
         **kwargs: Any,
     ) -> Any:
-        if self.placer is not None:
-            around = (global_annotations or {}).get("resources")
-            try:
-                self.placer.place(dsk, annotations_by_type["resources"], around)
-            except NeedError:
-                raise
-            except Exception:
-                self._degrade("Looking for needs in a graph", "its tasks run on the open pools")
+        around = (global_annotations or {}).get("resources")
+        try:
+            self.placer.place(dsk, annotations_by_type["resources"], around)
+        except NeedError:
+            raise
+        except Exception:
+            self._degrade("Looking for needs in a graph", "its tasks run on the open pools")
         return super()._create_taskstate_from_graph(
             dsk=dsk,
             annotations_by_type=annotations_by_type,
             global_annotations=global_annotations,
             **kwargs,
         )
+
+    def seconds_of(self, prefix: Any) -> float:
+        """Return how long a task of a prefix takes: measured, or else assumed."""
+        return float(self._get_prefix_duration(prefix))
 
     # -- workers that go ---------------------------------------------------------------------
 
@@ -278,7 +281,7 @@ class PoolScheduler(Scheduler):
     async def remove_worker(
         self, address: str, *, stimulus_id: str, expected: bool = False, close: bool = True
     ) -> Any:
-        """Have the judge look at what the worker was doing, instead of counting its tasks guilty."""
+        """Have the judge look at what a lost worker did, instead of counting all of it guilty."""
         if self.judge is not None and not expected:
             ws = self.workers.get(self.coerce_address(address))
             if ws is not None and ws.processing:
@@ -313,8 +316,7 @@ class PoolScheduler(Scheduler):
             return False
         before = ts.resource_restrictions
         ts.resource_restrictions = dict(resources)
-        if self.demand is not None:
-            self.demand.restricted(ts, before)
+        self.demand.restricted(ts, before)
         return True
 
     def fail(self, key: Any, error: Exception) -> None:

@@ -85,6 +85,12 @@ class Pool(Part):
     max_jobs: Annotated[int, fields.whole(1)] | None = Field(
         default=None, ge=1, description="Most jobs at once in one cluster.", examples=[50]
     )
+    backlog: Annotated[int, fields.whole(1)] | None = Field(
+        default=None,
+        ge=1,
+        description="Most jobs that wait in the queue at once where the pool follows demand; 10.",
+        examples=[4],
+    )
     exclusive: fields.Flag = Field(
         default=False,
         description="Whether only work that names the pool runs there.",

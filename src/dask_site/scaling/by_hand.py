@@ -1,31 +1,22 @@
-"""How many workers each pool shall have, and the way there: asked for, waited for, given back."""
+"""Workers by hand: how many each pool shall have, asked for, waited for, given back."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import operator
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster import views
 from dask_site.cluster.errors import PoolError, unknown_pool
-from dask_site.cluster.records import (
-    CLOSING,
-    FAILED,
-    RUNNING,
-    STARTING,
-    JobRecord,
-    sentence,
-)
+from dask_site.cluster.records import JobRecord, sentence
+from dask_site.scaling.retire import Retirement
 
 if TYPE_CHECKING:
     from dask_site.cluster.fleet import Fleet
     from dask_site.site import Site
-
-logger = logging.getLogger("dask_site")
 
 
 class Scaling:
@@ -50,7 +41,11 @@ class Scaling:
         self._fleet = fleet
         self._scheduler = scheduler
         self._changed = asyncio.Event()
-        self._retiring: set[asyncio.Task[None]] = set()
+        #: Told of a job that stays because nobody could take its results.
+        self.kept: Callable[[JobRecord], None] = lambda _: None
+        #: Why a pool is paused; empty if it is not.
+        self.paused: Callable[[str], str] = lambda _: ""
+        self.retirement = Retirement(fleet, scheduler, self._stays)
         fleet.on_change = self._changed.set
 
     async def scale(self, wanted: Mapping[str, int]) -> None:
@@ -63,8 +58,8 @@ class Scaling:
             jobs = -(-count // pool.processes)
             self.targets[name] = jobs * pool.processes
             self._fleet.submit(pool, max(0, jobs - len(live)))
-            surplus += sorted(live, key=self._cost_of_losing)[: max(0, len(live) - jobs)]
-        self._retire(surplus)
+            surplus += sorted(live, key=self.cost_of_losing)[: max(0, len(live) - jobs)]
+        self.retirement.retire(surplus)
 
     async def scale_down(self, named: Sequence[str]) -> None:
         """Retire the jobs of certain workers, given by name, address or job number."""
@@ -80,7 +75,7 @@ class Scaling:
         for record in leaving:
             processes = self._site.pools[record.pool].processes
             self.targets[record.pool] = max(0, self.targets[record.pool] - processes)
-        self._retire(leaving)
+        self.retirement.retire(leaving)
 
     async def wait(
         self, in_all: int | None, wanted: Mapping[str, int], timeout: float | None
@@ -128,60 +123,31 @@ class Scaling:
         return counts
 
     def _refuse_hopeless(self, missing: Mapping[str, int]) -> None:
-        """Raise PoolError if what is missing can't come from the jobs that there are."""
+        """Raise PoolError if what is missing will not come."""
         for name, wanted in missing.items():
-            mine = [r for r in self._fleet.records if name in {views.ANY, r.pool}]
-            coming = sum(r.processes for r in mine if r.live)
+            pools = [name] if name else list(self.targets)
+            coming = sum(r.processes for r in self._fleet.records if r.live and r.pool in pools)
             if coming >= wanted:
                 continue
             what = f"Pool {name!r}" if name else "The cluster"
-            failed = [r for r in mine if r.state == FAILED]
-            if failed:
-                last = failed[-1]
+            paused = next(filter(None, map(self.paused, pools)), "")
+            if paused:
+                raise PoolError(f"{what} can't bring {wanted} workers: {paused}")
+            asked = sum(self.targets[pool] for pool in pools)
+            if asked < wanted:
                 raise PoolError(
-                    f"{what} can't bring {wanted} workers: {last} {last.reason}\n{last.advice}"
+                    f"{what} has, or has asked for, {asked} workers, so {wanted} will not be there "
+                    "unless the work demands it. Ask for them: "
+                    f"cluster.scale({name or self._site.default_pool}={wanted})"
                 )
-            raise PoolError(
-                f"{what} has, or has asked for, {coming} workers, so {wanted} will never be there. "
-                f"Ask for them: cluster.scale({name or self._site.default_pool}={wanted})"
-            )
 
-    def _retire(self, records: list[JobRecord]) -> None:
-        if records:
-            # At once, so that the next call of `scale` does not count on them.
-            for record in records:
-                record.enter(CLOSING)
-            task = asyncio.create_task(self._retire_gracefully(records))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+    def _stays(self, record: JobRecord) -> None:
+        self.kept(record)
+        there = sum(r.processes for r in self._fleet.of(record.pool))
+        self.targets[record.pool] = max(self.targets[record.pool], there)
 
-    async def _retire_gracefully(self, records: list[JobRecord]) -> None:
-        addresses = [address for record in records for address in record.workers]
-        await self._fleet.end([r for r in records if not r.workers])
-        if not addresses:
-            return
-        # By address: upstream's SpecCluster hands over names, which the scheduler takes for
-        # addresses of workers that left already, and their results are computed again.
-        retired = await self._scheduler.retire_workers(
-            workers=addresses, close_workers=True, remove=True
-        )
-        leaving = []
-        for record in records:
-            kept = [a for a in record.workers if a not in retired and a in self._scheduler.workers]
-            if kept:
-                record.enter(RUNNING if len(kept) == record.processes else STARTING)
-                there = sum(r.processes for r in self._fleet.of(record.pool))
-                self.targets[record.pool] = max(self.targets[record.pool], there)
-                logger.warning(
-                    "Kept %s: it holds results that no other worker can take. Ask for room first, "
-                    "or free the results.",
-                    record,
-                )
-            else:
-                leaving.append(record)
-        await self._fleet.end(leaving, grace=10)
-
-    def _cost_of_losing(self, record: JobRecord) -> tuple[int, int, int]:
+    def cost_of_losing(self, record: JobRecord) -> tuple[int, int, int]:
+        """Return a key that sorts jobs by what is lost with them: workers, tasks, bytes."""
         there = self._scheduler.workers
         workers = [there[address] for address in record.workers if address in there]
         return (

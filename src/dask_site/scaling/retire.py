@@ -1,0 +1,103 @@
+"""Taking workers away: their results move, what they run is finished or handed on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dask_site.cluster.records import CLOSING, RUNNING, STARTING, JobRecord
+
+if TYPE_CHECKING:
+    from dask_site.cluster.fleet import Fleet
+    from dask_site.cluster.scheduler import PoolScheduler
+
+logger = logging.getLogger("dask_site")
+
+
+class Retirement:
+    """Ends jobs of a cluster without losing what their workers hold.
+
+    Parameters
+    ----------
+    fleet : Fleet
+        The jobs.
+    scheduler : PoolScheduler
+        Moves results off workers that go.
+    kept : callable
+        Told of a job that stays, because nobody could take its results.
+    """
+
+    def __init__(
+        self, fleet: Fleet, scheduler: PoolScheduler, kept: Callable[[JobRecord], None]
+    ) -> None:
+        self._fleet = fleet
+        self._scheduler = scheduler
+        self._kept = kept
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def retire(self, records: list[JobRecord], *, quietly: bool = False) -> None:
+        """Begin to end jobs; returns at once.
+
+        Parameters
+        ----------
+        records : list of JobRecord
+            What their workers run is computed again elsewhere.
+        quietly : bool, optional
+            Say nothing if one of them has to stay.
+        """
+        if records:
+            # At once, so that whoever counts jobs next does not count on them.
+            for record in records:
+                record.enter(CLOSING)
+            self._spawn(self._end(records, quietly=quietly))
+
+    def drain(self, record: JobRecord, seconds: float) -> None:
+        """Begin to end a job whose workers get `seconds` to finish what they run."""
+        for address in record.workers:
+            self._scheduler.close_to_new_work(address)
+        self._spawn(self._drain(record, seconds))
+
+    async def _drain(self, record: JobRecord, seconds: float) -> None:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._busy(record) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.1)
+        if record.live:
+            record.enter(CLOSING)
+            await self._end([record], quietly=True)
+
+    def _busy(self, record: JobRecord) -> bool:
+        there = self._scheduler.workers
+        return any(address in there and there[address].processing for address in record.workers)
+
+    async def _end(self, records: list[JobRecord], *, quietly: bool) -> None:
+        addresses = [address for record in records for address in record.workers]
+        await self._fleet.end([r for r in records if not r.workers])
+        if not addresses:
+            return
+        # By address: upstream's SpecCluster hands over names, which the scheduler takes for
+        # addresses of workers that left already, and their results are computed again.
+        retired: dict[str, Any] = await self._scheduler.retire_workers(
+            workers=addresses, close_workers=True, remove=True
+        )
+        leaving = []
+        for record in records:
+            held = [a for a in record.workers if a not in retired and a in self._scheduler.workers]
+            if held:
+                record.enter(RUNNING if len(held) == record.processes else STARTING)
+                self._kept(record)
+                if not quietly:
+                    logger.warning(
+                        "Kept %s: it holds results that no other worker can take. Ask for room "
+                        "first, or free the results.",
+                        record,
+                    )
+            else:
+                leaving.append(record)
+        await self._fleet.end(leaving, grace=10)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
