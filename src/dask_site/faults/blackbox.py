@@ -63,12 +63,8 @@ async def dask_setup(server: Any) -> None:
 async def dask_teardown(server: Any) -> None:
     """Tell the scheduler that a nanny closes, before its worker goes (Dask's preload interface)."""
     box = getattr(server, "_dask_site_blackbox", None)
-    if box is None:
-        return
-    try:
-        await asyncio.wait_for(server.scheduler.log_event(topic=TOPIC, msg=box.farewell()), 1)
-    except Exception:
-        logger.debug("The scheduler was not told that %s closes", server, exc_info=True)
+    if box is not None:
+        await box.farewell()
 
 
 class Memo:
@@ -209,9 +205,16 @@ class NannyBox:
         except Exception:
             logger.debug("The memory of worker %s is not known", self._pid, exc_info=True)
 
-    def farewell(self) -> dict[str, Any]:
-        """Return the report of a nanny that is told to end, with its worker."""
-        return {"worker": self._nanny.worker_address, "how": "closing"}
+    async def farewell(self) -> None:
+        """Tell that the nanny was told to end, with its worker."""
+        await self._send({"worker": self._nanny.worker_address, "how": "closing"}, 1)
+
+    async def _send(self, report: dict[str, Any], seconds: float) -> None:
+        try:
+            sending = self._nanny.scheduler.log_event(topic=TOPIC, msg=report)
+            await asyncio.wait_for(sending, seconds)
+        except Exception:
+            logger.debug("The scheduler was not told of a worker's end", exc_info=True)
 
     def report(self, exit_code: int) -> dict[str, Any]:
         """Return what is known of a worker process that has ended.
@@ -234,7 +237,7 @@ class NannyBox:
             "exit_code": exit_code,
             "executing": plain,
             "complete": complete and len(plain) == len(keys),
-            "closing": closing or self._nanny.status in {Status.closing, Status.closed},
+            "closing": closing,
             "oom_kill": exit_code == _SIGKILL and self._kills.claim(),
             "nanny_kill": self._pid != 0 and manager._last_terminated_pid == self._pid,
             "peak": max(self._samples, default=0),
@@ -244,7 +247,9 @@ class NannyBox:
     def _reporting(self, usual: Callable[[int], None]) -> Callable[[int], None]:
         def on_exit(exit_code: int) -> None:
             try:
-                self._nanny.log_event(TOPIC, self.report(exit_code))
+                # A nanny that closes has told so, and has no connection any more.
+                if self._nanny.status not in {Status.closing, Status.closed}:
+                    self._sending = asyncio.ensure_future(self._send(self.report(exit_code), 10))
             except Exception:
                 logger.debug("The end of worker %s is not told", self._pid, exc_info=True)
             usual(exit_code)
