@@ -40,7 +40,7 @@ def script(tmp_path):
         folder = ClusterFolder(tmp_path, "abcd1234")
         security = folder.security()
         factory = JobFactory(site, "tls://10.0.0.1:8786", folder, security)
-        job = factory.make(site.pools["gpu"], "gpu-0")
+        job = factory.make(site.pools["gpu"], 0)
         with job.job_file() as path, open(path) as file:
             text = file.read()
         # HTCondor's script is a submit description, which is not written by job_file alone.
@@ -96,7 +96,7 @@ def test_job_script(script, manager, lines):
     command = text.strip().splitlines()[-1]
     assert "-m dask_site.cluster.worker tls://10.0.0.1:8786 --name gpu-0 --nthreads 8" in command
     assert "--nworkers 4" in command
-    assert "--resources pool:gpu=1e+06,GPU=1" in command
+    assert "--resources pool:gpu=1000000" in command
     assert "--tls-key DIR/ID/tls/key.pem" in command
     assert "PRIVATE KEY" not in text
 

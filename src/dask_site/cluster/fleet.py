@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster.errors import ClusterError
 from dask_site.cluster.hints import pending_hint, start_hint, submission_hint
+from dask_site.cluster.inquiry import Inquiry
+from dask_site.cluster.pace import Pace
 from dask_site.cluster.queue import ENDED as QUEUE_ENDED
 from dask_site.cluster.queue import PENDING as QUEUE_PENDING
 from dask_site.cluster.queue import Queue, QueueEntry
@@ -37,11 +41,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_site")
 
-# Seconds between questions to the resource manager while jobs are on their way: quick after a
-# change, so that a job that can't start is told at once, then seldom. With nothing on its way there
-# are none: a worker that leaves wakes the watch.
-_PACE = (0.5, 1.0, 1.0, 2.0, 3.0, 5.0, 10.0)
 _SUBMISSIONS_AT_ONCE = 8
+# Seconds after which a submission that has not been answered counts as refused; sbatch itself
+# tries for two minutes while its controller is away.
+_SUBMISSION_PATIENCE = 180
+# Slurm takes 1001 elements by default (MaxArraySize), numbered from 0.
+_ARRAY_MOST = 1000
+# Seconds that jobs get to end by themselves once their workers are closed, and in all.
+_CLOSING_GRACE, _CLOSING_PATIENCE = 5, 15
+# Of jobs that fail together, the output of so many is read and shown.
+_SHOWN = 3
 
 
 class Fleet:
@@ -59,6 +68,8 @@ class Fleet:
         Ends the jobs if this process is gone.
     job_names : list of str
         The names under which the resource manager shows this cluster's jobs.
+    pace : Pace, optional
+        When the resource manager may be asked; by default what the queue stands.
     """
 
     def __init__(
@@ -68,6 +79,7 @@ class Fleet:
         folder: ClusterFolder,
         reaper: Reaper,
         job_names: list[str],
+        pace: Pace | None = None,
     ) -> None:
         self.records: list[JobRecord] = []
         self.on_change: Callable[[], None] = lambda: None
@@ -79,16 +91,23 @@ class Fleet:
         self._queue = queue
         self._folder = folder
         self._reaper = reaper
-        self._job_names = job_names
+        self._pace = pace or Pace(queue.interval)
+        self._inquiry = Inquiry(queue, job_names, self._pace)
         self._by_name: dict[str, JobRecord] = {}
         self._by_worker: dict[str, JobRecord] = {}
+        self._joined_at: dict[str, datetime] = {}
+        self._numbers: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._elements: dict[str, set[str]] = {}
         self._slots = asyncio.Semaphore(_SUBMISSIONS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._uncancelled: dict[str, JobRecord] = {}
-        self._looking = asyncio.Lock()
-        self._deaf = False
-        self._failures: Counter[str] = Counter()
+        self._strange: set[str] = set()
+        self._doubts_until = 0
+        self._shown: Counter[str] = Counter()
+        self._asking = asyncio.Lock()
+        self._stopping = False
         self._watcher = asyncio.create_task(self._watch())
 
     def of(self, pool: str) -> list[JobRecord]:
@@ -106,51 +125,108 @@ class Fleet:
         """Return the job that brought a worker, also one that has left."""
         return self._by_worker.get(address)
 
+    # -- submitting ------------------------------------------------------------------------
+
     def submit(self, pool: Pool, count: int) -> None:
         """Ask for `count` more jobs of a pool; returns at once."""
-        first = sum(r.pool == pool.name for r in self.records)
-        for number in range(first, first + count):
-            record = JobRecord(
-                f"{pool.name}-{number}", pool.name, pool.processes, walltime=pool.walltime
-            )
-            self.records.append(record)
-            self._by_name[record.name] = record
-            self._spawn(self._submit(pool, record))
+        first = self._numbers[pool.name]
+        self._numbers[pool.name] += count
+        records = [
+            JobRecord(f"{pool.name}-{n}", pool.name, pool.processes, walltime=pool.walltime)
+            for n in range(first, first + count)
+        ]
+        self.records += records
+        self._by_name.update({record.name: record for record in records})
+        together = _ARRAY_MOST if pool.submit == "array" else 1
+        refused: list[_Refusal] = []
+        for n in range(0, count, together):
+            self._spawn(self._submit(pool, records[n : n + together], refused))
 
-    async def _submit(self, pool: Pool, record: JobRecord) -> None:
+    async def _submit(self, pool: Pool, asked: list[JobRecord], refused: list[_Refusal]) -> None:
+        """Submit jobs as one array, or the only one; what `refused` its likes refuses it too."""
         async with self._slots:
-            if record.state != SUBMITTING:
-                record.enter(ENDED, "called off")
+            records = [r for r in asked if r.state == SUBMITTING]
+            for record in asked:
+                if record.state == CLOSING and not record.job_id:
+                    record.enter(ENDED, "called off")
+            if not records:
                 return
-            try:
-                job = self._factory.make(pool, record.name)
+            refusal = refused[0] if refused else await self._start(pool, records)
+        if refusal is None:
+            closing = [r for r in records if r.state == CLOSING]
+            await self._cancel(closing)
+            self._changed()
+        elif len(records) > 1 and "array" in refusal.what.lower():
+            # The site's MaxArraySize is less than ours.
+            middle = len(records) // 2
+            for half in (records[:middle], records[middle:]):
+                await self._submit(pool, half, refused)
+        else:
+            self._refuse(records, refusal, known=bool(refused))
+            refused.append(refusal)
+
+    async def _start(self, pool: Pool, records: list[JobRecord]) -> _Refusal | None:
+        numbers = [int(record.name.rpartition("-")[2]) for record in records]
+        try:
+            job = self._factory.make(pool, *numbers)
+            async with asyncio.timeout(_SUBMISSION_PATIENCE):
                 await job.start()
-            except ClusterError as error:
-                self._fail(record, str(error), "")
-                return
-            except Exception as error:  # whatever it was, the job must not stay "submitting"
-                words = _words_of(error)
-                self._fail(record, f"was refused: {words}", submission_hint(words))
-                return
-        record.job_id = str(job.job_id)
-        record.submitted = datetime.now(UTC)
-        self._reaper.watch(record.job_id)
-        if record.state == SUBMITTING:
-            record.enter(PENDING)
-        elif record.state == CLOSING:
-            await self._cancel([record])
+        except ClusterError as error:
+            return _Refusal(str(error), "")
+        except TimeoutError:
+            words = f"got no answer from the resource manager in {_SUBMISSION_PATIENCE} s"
+            return _Refusal(words, submission_hint("unable to contact"))
+        except Exception as error:  # whatever it was, the job must not stay "submitting"
+            words = _words_of(error)
+            return _Refusal(f"was refused: {words}", submission_hint(words))
+        self._submitted(str(job.job_id), numbers, records)
+        return None
+
+    def _submitted(self, job_id: str, numbers: list[int], records: list[JobRecord]) -> None:
+        self._reaper.watch(job_id)
+        now = datetime.now(UTC)
+        for number, record in zip(numbers, records, strict=True):
+            record.job_id = job_id if len(records) == 1 else f"{job_id}_{number - numbers[0]}"
+            record.submitted = now
+            if record.state == SUBMITTING:
+                record.enter(PENDING)
+        if len(records) > 1:
+            self._elements[job_id] = {record.job_id for record in records}
+
+    def _refuse(self, records: list[JobRecord], refusal: _Refusal, known: bool) -> None:
+        for record in records:
+            record.enter(FAILED, refusal.what)
+            record.advice = refusal.advice
+        # It may have been taken nevertheless: look, twice, whether there is a job that we don't
+        # know of.
+        self._doubts_until = self._inquiry.answers + 2
+        if not known:
+            self._failures[records[0].pool] += 1
+            logger.warning("%s %s\n%s", _sentence_of(records), refusal.what, refusal.advice)
         self._changed()
 
+    # -- their workers ---------------------------------------------------------------------
+
     def worker_joined(self, name: str, address: str, host: str) -> JobRecord | None:
-        """Match a worker to its job; None if it is not one of ours."""
+        """Match a worker to its job; None if it is not one of ours.
+
+        Parameters
+        ----------
+        name, address : str
+            Of the worker.
+        host : str
+            The name of its node, else its address.
+        """
         record = self._by_name.get(name) or self._by_name.get(name.rpartition("-")[0])
         if record is None:
             return None
+        now = datetime.now(UTC)
         record.workers[address] = name
-        record.joined_at = record.joined_at or datetime.now(UTC)
+        record.joined_at = record.joined_at or now
         self._failures[record.pool] = 0
         self._by_worker[address] = record
-        if not self._queue.can_look:
+        self._joined_at[address] = now
+        if not self._queue.can_look or _is_name(host):
             record.node = host
         if record.live:
             record.enter(RUNNING if len(record.workers) >= record.processes else STARTING)
@@ -166,6 +242,8 @@ class Fleet:
             record.enter(STARTING, "a worker left")
         self._changed()
 
+    # -- ending ----------------------------------------------------------------------------
+
     async def end(self, records: Iterable[JobRecord], grace: float = 0.0) -> None:
         """End jobs: those whose workers were told to close get `grace` seconds to do so.
 
@@ -176,40 +254,52 @@ class Fleet:
             record.enter(CLOSING)
         self._changed()
         if grace and self._queue.can_look:
-            await self._wait_ended(ending, grace)
+            await _until(lambda: not any(r.state == CLOSING for r in ending), grace)
         await self._cancel([r for r in ending if r.state == CLOSING])
 
     async def stop(self) -> bool:
         """End every job and stop watching; say whether the resource manager has let go of all."""
+        self._stopping = True
         self._watcher.cancel()
-        live = [r for r in self.records if r.live or r.state == CLOSING]
-        await asyncio.gather(
-            self.end([r for r in live if not r.joined]),
-            self.end([r for r in live if r.joined], grace=5),
-        )
+        ending = [r for r in self.records if r.live or r.state == CLOSING]
+        for record in ending:
+            record.enter(CLOSING)
+        self.on_change()
+        graceful = self._queue.can_look
+        await self._cancel([r for r in ending if not (r.joined and graceful)])
         # A submission that was under way when it was called off cancels its job itself.
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=30)
-        if self._queue.can_look:
-            await self._wait_ended(live, 15)
+        if graceful:
+            await self._see_off([r for r in ending if r.joined])
         return not any(r.state in LIVE | {CLOSING} for r in self.records)
+
+    async def _see_off(self, leaving: list[JobRecord]) -> None:
+        """Wait until the manager has let go of the jobs; cancel those that don't leave."""
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        pause = min(1.0, self._queue.interval / 2)
+        while self._something_there() and clock() - begun < _CLOSING_PATIENCE:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._queue.interval)
+            await self._ask()
+            if leaving and clock() - begun >= _CLOSING_GRACE:
+                await self._cancel([r for r in leaving if r.state == CLOSING])
+                leaving = []
+            await self._cancel_again()
+
+    def _something_there(self) -> bool:
+        return bool(self._strange or self._doubtful or self._unfinished())
 
     def output(self, record: JobRecord) -> str:
         """Return what a job printed so far, standard output first."""
         if not record.job_id:
             return ""
         # As a word of its own (job-12.out), or as SGE and PBS write it (job.o12).
-        mine = re.compile(rf"(?:(?<![0-9a-z])|(?<=\.[oe])){re.escape(record.job_id)}(?![0-9a-z])")
+        number = re.escape(record.job_id)
+        mine = re.compile(rf"(?:(?<![0-9a-z_])|(?<=\.[oe])){number}(?![0-9a-z_])")
         files = [path for path in self._folder.logs.iterdir() if mine.search(path.name)]
         return "".join(_read(path) for path in sorted(files, key=_errors_last))
-
-    async def _wait_ended(self, records: list[JobRecord], seconds: float) -> None:
-        deadline = asyncio.get_running_loop().time() + seconds
-        while any(r.state == CLOSING and r.job_id for r in records):
-            await self.look()
-            if asyncio.get_running_loop().time() > deadline:
-                return
-            await asyncio.sleep(0.3)
 
     async def _cancel(self, records: list[JobRecord]) -> None:
         submitted = [r for r in records if r.job_id]
@@ -227,117 +317,210 @@ class Fleet:
             self._uncancelled.pop(record.name, None)
             if not self._queue.can_look:
                 record.enter(ENDED, "cancelled")
-                self._reaper.forget(record.job_id)
+                self._forget(record)
+
+    async def _cancel_again(self) -> None:
+        await self._cancel([r for r in self._uncancelled.values() if r.state == CLOSING])
+
+    def _forget(self, record: JobRecord) -> None:
+        """Have the reaper forget a job; an array once all its elements have ended."""
+        array, _, element = record.job_id.partition("_")
+        left = self._elements.get(array) if element else None
+        if left is None:
+            self._reaper.forget(record.job_id)
+            return
+        left.discard(record.job_id)
+        if not left:
+            del self._elements[array]
+            self._reaper.forget(array)
+
+    # -- watching --------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        step = 0
         while True:
-            unsettled = any(r.state in {PENDING, STARTING, CLOSING} for r in self.records)
-            pace = _PACE[min(step, len(_PACE) - 1)] if unsettled else None
             try:
-                await asyncio.wait_for(self._wake.wait(), pace)
+                await asyncio.wait_for(self._wake.wait(), self._patience())
                 self._wake.clear()
-                step = 0
-                await asyncio.sleep(_PACE[0])
+                continue
             except TimeoutError:
-                step += 1
+                pass
             try:
                 await self.look()
-                await self._cancel([r for r in self._uncancelled.values() if r.state == CLOSING])
+                await self._cancel_again()
             except Exception:
                 logger.exception("Watching the queue went wrong; trying again")
+                await asyncio.sleep(self._pace.interval)
+
+    def _patience(self) -> float | None:
+        """Return the seconds until there is something to do; None until something changes."""
+        if not self._queue.can_look:
+            return self._pace.interval if self._uncancelled else None
+        if not self._something_there():
+            return None
+        urgent = self._doubtful or any(r.state != RUNNING for r in self._unfinished())
+        return self._pace.wait(urgent)
+
+    @property
+    def _doubtful(self) -> bool:
+        return self._inquiry.answers < self._doubts_until
+
+    def _unfinished(self) -> list[JobRecord]:
+        return [r for r in self.records if r.job_id and (r.live or r.state == CLOSING)]
 
     async def look(self) -> None:
-        """Ask the resource manager once for all live jobs and take over what it says."""
-        async with self._looking:
-            seen = {
-                r.job_id: r for r in self.records if r.job_id and (r.live or r.state == CLOSING)
-            }
-            if not seen or not self._queue.can_look:
-                return
-            try:
-                entries = await self._queue.look(list(seen), self._job_names)
-            except ClusterError as error:
-                if not self._deaf:
-                    logger.warning(
-                        "The resource manager does not answer; trying on. It said: %s", error
-                    )
-                self._deaf = True
-                return
-            self._deaf = False
+        """Take over what the resource manager says of all jobs, if it may be asked now."""
+        if self._queue.can_look and self._pace.open and self._something_there():
+            await self._ask()
+
+    async def _ask(self) -> None:
+        async with self._asking:
+            seen = {r.job_id: r for r in self._unfinished()}
+            leaving = {job for job, record in seen.items() if record.state == CLOSING}
+            submitting, answers = self._submitting, self._inquiry.answers
+            begun = datetime.now(UTC)
+            entries = await self._inquiry.ask(seen.keys(), leaving)
+            self._shown.clear()
             for job_id, entry in entries.items():
-                if job_id in seen:
-                    await self._apply(seen[job_id], entry)
+                record = seen.get(job_id)
+                if record is not None and (record.live or record.state == CLOSING):
+                    self._apply(record, entry, begun)
+            # While a submission is under way, its job is one that we can't know yet.
+            heard = self._inquiry.answers > answers
+            if heard and not submitting and not self._submitting:
+                await self._cancel_strangers(entries)
         self.on_change()
 
-    async def _apply(self, record: JobRecord, entry: QueueEntry) -> None:
-        record.node = entry.node or record.node
-        if not record.live and record.state != CLOSING:
+    @property
+    def _submitting(self) -> bool:
+        return bool(self._tasks)
+
+    async def _cancel_strangers(self, entries: dict[str, QueueEntry]) -> None:
+        """Cancel jobs under our names that no record has, once they were seen twice."""
+        mine = {record.job_id for record in self._unfinished()}
+        there = {job for job, entry in entries.items() if entry.phase != QUEUE_ENDED} - mine
+        strangers = there if self._stopping else there & self._strange
+        self._strange = there
+        if not strangers:
             return
+        logger.warning(
+            "Cancelling jobs that the resource manager has under this cluster's name, although it "
+            "never confirmed them or had ended them: %s",
+            ", ".join(sorted(strangers)),
+        )
+        try:
+            await self._queue.cancel(sorted(strangers))
+        except ClusterError as error:
+            logger.debug("Could not cancel them, trying on: %s", error)
+
+    # -- what the queue says ---------------------------------------------------------------
+
+    def _apply(self, record: JobRecord, entry: QueueEntry, asked: datetime) -> None:
+        record.node = entry.node or record.node
         if entry.phase == QUEUE_ENDED:
-            await self._ended(record, entry)
+            self._ended(record, entry)
         elif record.state == CLOSING:
             return
         elif entry.phase == QUEUE_PENDING:
-            if record.state in {STARTING, RUNNING}:
-                logger.warning(
-                    "%s was taken off its node, and the resource manager queued it again (%s). "
-                    "What its workers held is computed again where it is needed.",
-                    sentence(str(record)),
-                    entry.reason or entry.verdict,
-                )
-                record.queued_again()
-                self._gone(record, "REQUEUED", entry.reason)
-            record.enter(PENDING, entry.reason)
-            hint = pending_hint(entry.reason)
-            if hint and record.warned != hint:
-                record.warned = hint
-                logger.warning("Waiting: %s can't start: %s. %s", record, entry.reason, hint)
-        elif record.state == PENDING:
-            record.enter(STARTING)
+            self._waits(record, entry, asked)
+        else:
+            self._runs(record, entry)
 
-    async def _ended(self, record: JobRecord, entry: QueueEntry) -> None:
-        self._reaper.forget(record.job_id)
+    def _waits(self, record: JobRecord, entry: QueueEntry, asked: datetime) -> None:
+        if record.state in {STARTING, RUNNING}:
+            if record.since >= asked:
+                return  # it began while the manager was still answering
+            self._queued_again(record, entry)
+        record.restarts = max(record.restarts, entry.restarts)
+        record.expected_start = entry.expected
+        record.enter(PENDING, entry.reason)
+        hint = pending_hint(entry.reason)
+        if hint and record.warned != hint:
+            record.warned = hint
+            self._show(
+                record, "Waiting: %s can't start: %s. %s", record, entry.reason, hint, kind=hint
+            )
+
+    def _runs(self, record: JobRecord, entry: QueueEntry) -> None:
+        if record.started is not None and entry.restarts > record.restarts:
+            self._queued_again(record, entry)
+            record.enter(PENDING)
+        record.restarts = max(record.restarts, entry.restarts)
+        if entry.started is not None:
+            record.starts(entry.started, entry.ends)
+        if record.state == PENDING:
+            record.enter(RUNNING if len(record.workers) >= record.processes else STARTING)
+        if entry.verdict != "RUNNING" or record.reason == _SUSPENDED:
+            record.reason = _SUSPENDED if entry.verdict in {"SUSPENDED", "STOPPED"} else ""
+
+    def _queued_again(self, record: JobRecord, entry: QueueEntry) -> None:
+        """Note that the manager took a job off its node; it starts again, or has already."""
+        self._show(
+            record,
+            "%s was taken off its node, and the resource manager queued it again%s. "
+            "What its workers held is computed again where it is needed.",
+            sentence(str(record)),
+            f" ({entry.reason})" if entry.reason else "",
+            kind="queued again",
+        )
+        record.queued_again()
+        began = entry.started
+        gone = [a for a in record.workers if began is None or self._joined_at[a] < began]
+        stay = [self._joined_at[a] for a in record.workers if a not in gone]
+        record.joined_at = min(stay, default=None)
+        self._gone(record, "REQUEUED", entry.reason, gone)
+
+    def _ended(self, record: JobRecord, entry: QueueEntry) -> None:
+        self._forget(record)
+        how = f"{entry.verdict}{f' ({entry.reason})' if entry.reason else ''}"
+        if entry.started is not None:
+            record.starts(entry.started)
+        # In the second case its workers closed because the user or Dask asked them to.
         if record.state == CLOSING:
             record.enter(ENDED, entry.verdict)
-            self._gone(record, entry.verdict, entry.reason)
-            return
-        found = await self._queue.verdict(record.job_id)
-        if found is None or found.phase != QUEUE_ENDED:
-            found = entry  # the accounting is off, or behind
-        how = f"{found.verdict}{f' ({found.reason})' if found.reason else ''}"
-        if record.joined and not record.workers and found.verdict == "COMPLETED":
-            # Its workers closed because the user or Dask asked them to.
+        elif record.joined and not record.workers and entry.verdict == "COMPLETED":
             record.enter(ENDED, how)
-            self._gone(record, found.verdict, found.reason)
-            return
-        output = self.output(record)
+        else:
+            self._failed(record, entry.verdict, how)
+        self._gone(record, entry.verdict, entry.reason, list(record.workers))
+
+    def _failed(self, record: JobRecord, verdict: str, how: str) -> None:
         when = "while it was in use" if record.joined else "before its worker joined"
-        said = f" Its output ends with:\n{_tail(output)}" if output else " It printed nothing."
         if record.joined:
             hint = f"cluster.scale({record.pool}=...) asks for a new one."
         else:
-            hint = start_hint(output, self._factory.scheduler_address)
-        self._fail(record, f"ended {when}: {how}.{said}", hint)
-        self._gone(record, found.verdict, found.reason)
+            self._failures[record.pool] += 1
+            hint = "The next job of the pool would end alike: mend what its output tells first."
+        said = ""
+        if verdict not in _NOT_OURS and self._shown[record.pool] < _SHOWN:
+            output = self.output(record)
+            said = f" Its output ends with:\n{_tail(output)}" if output else " It printed nothing."
+            if not record.joined:
+                hint = start_hint(output, self._factory.scheduler_address)
+        record.enter(FAILED, f"ended {when}: {how}.{said}")
+        record.advice = hint
+        words = (sentence(str(record)), record.reason, hint)
+        self._show(record, "%s %s\n%s", *words, kind=record.pool)
 
-    def _gone(self, record: JobRecord, verdict: str, reason: str) -> None:
-        """Tell of a job that has left its node."""
+    def _gone(self, record: JobRecord, verdict: str, reason: str, workers: list[str]) -> None:
+        """Tell of a job that has left its node, and of those workers of it that stay registered."""
         if record.state in {ENDED, FAILED}:
             record.verdict = verdict
         self.on_ended(record, verdict, reason)
-        if record.workers:
-            self.on_orphans(list(record.workers))
+        if workers:
+            self.on_orphans(workers)
 
-    def _fail(self, record: JobRecord, what: str, hint: str) -> None:
-        record.enter(FAILED, what)
-        record.advice = hint
-        if not record.joined:
-            self._failures[record.pool] += 1
-        logger.warning("%s %s\n%s", sentence(str(record)), what, hint)
-        self._changed()
+    def _show(self, record: JobRecord, message: str, *words: object, kind: str) -> None:
+        """Warn of a job, but not of every one of many that share its lot."""
+        self._shown[kind] += 1
+        if self._shown[kind] <= _SHOWN:
+            logger.warning(message, *words)
+        elif self._shown[kind] == _SHOWN + 1:
+            logger.warning(
+                "More jobs of pool %r have the same trouble: cluster.jobs lists them.", record.pool
+            )
 
     def _changed(self) -> None:
+        self._pace.changed()
         self._wake.set()
         self.on_change()
 
@@ -345,6 +528,42 @@ class Fleet:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Why a submission was refused, and what to do about it."""
+
+    what: str
+    advice: str
+
+
+_SUSPENDED = "suspended by the resource manager"
+# How jobs end through no fault of what they run: their output has nothing to tell.
+_NOT_OURS = frozenset({"TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "CANCELLED"})
+
+
+def _sentence_of(records: list[JobRecord]) -> str:
+    if len(records) == 1:
+        return sentence(str(records[0]))
+    return f"Pool {records[0].pool!r}, an array of {len(records)} jobs"
+
+
+def _is_name(host: str) -> bool:
+    """Say whether a host goes by a name, not by an address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return bool(host)
+    return False
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait, at most some seconds, until a condition holds."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + seconds
+    while not condition() and clock() < deadline:
+        await asyncio.sleep(0.2)
 
 
 def _words_of(error: Exception) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import dask.config
 import yaml
 
+from dask_site.cluster.queue import spans
 from dask_site.cluster.resources import worker_resources
 from dask_site.site import format_memory, format_walltime
 
@@ -38,6 +39,12 @@ _JOB_CLASSES = {
 # The worker's HTTP server has no authentication, so it answers on the loopback only, and with
 # nothing but a health route; see `dask_site.cluster.worker`.
 _WORKER_ARGUMENTS = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+_PRELOADS = [
+    *("--preload", "dask_site.cluster.gpus"),
+    *("--preload", "dask_site.cluster.node"),
+    *("--preload", "dask_site.faults.blackbox"),
+    *("--preload-nanny", "dask_site.faults.blackbox"),
+]
 
 
 def job_class(resource_manager: str) -> Any:
@@ -127,16 +134,47 @@ class JobFactory:
         base = job_class(site.resource_manager)
         self._class = type(base.__name__, (_PrivateScript, base), {"folder": folder})
 
-    def make(self, pool: Pool, name: str) -> Any:
-        """Return a dask-jobqueue Job for `pool`, not yet submitted, whose worker is `name`."""
+    def make(self, pool: Pool, first: int, *others: int) -> Any:
+        """Return a dask-jobqueue Job for `pool`, not yet submitted.
+
+        Parameters
+        ----------
+        pool : Pool
+            The pool that it belongs to.
+        first, *others : int
+            Numbers of its workers within the pool, rising: worker 3 of ``cpu`` is ``cpu-3``.
+            With more than one it is an array (Slurm only); element 0 is the first worker, and
+            those that lie between the numbers are left out.
+        """
+        if others:
+            name = f"{pool.name}-$(({first}+SLURM_ARRAY_TASK_ID))"
+            job = self._make(pool, name, **self._array(pool, first, others))
+            job.script_name = f"{pool.name}-{first}-to-{others[-1]}.sh"
+        else:
+            job = self._make(pool, f"{pool.name}-{first}")
+            job.script_name = f"{job.name}.sh"
+        return job
+
+    def _array(self, pool: Pool, first: int, others: tuple[int, ...]) -> dict[str, Any]:
+        # dask-jobqueue names output by %J, which is a number of its own for each element.
+        output = self._folder.logs / f"{job_name(self._folder.cluster_id, pool)}-%A_%a"
+        return {
+            "job_extra_directives": [
+                *job_options(self._site, pool)["job_extra_directives"],
+                f"--array={spans([0, *(number - first for number in others)])}",
+                f"--output={shlex.quote(f'{output}.out')}",
+                f"--error={shlex.quote(f'{output}.err')}",
+            ]
+        }
+
+    def _make(self, pool: Pool, name: str, **options: Any) -> Any:
         arguments = [
             *_resource_arguments(pool),
             *_WORKER_ARGUMENTS,
             "--nanny",
             "--nworkers",
             str(pool.processes),
-            "--preload",
-            "dask_site.cluster.gpus",
+            *_PRELOADS,
         ]
         # A section of its own: the user's and the site's `jobqueue.slurm` are for plain
         # dask-jobqueue, and their queue must not leak into a pool that names none.
@@ -153,6 +191,7 @@ class JobFactory:
                 worker_command="dask_site.cluster.worker",
                 worker_extra_args=arguments,
                 job_script_prologue=[*exports, *self._site.prologue, *pool.prologue],
+                **options,
             )
 
 
@@ -165,10 +204,11 @@ class _PrivateScript:
     """Writes the job script into the cluster's private folder, not into /tmp for all to read."""
 
     folder: ClusterFolder
+    script_name: str
 
     @contextmanager
     def job_file(self) -> Iterator[str]:
-        path = self.folder.write(Path("jobs") / f"{self.name}.sh", self.job_script())  # type: ignore[attr-defined]  # the mixed-in Job
+        path = self.folder.write(Path("jobs") / self.script_name, self.job_script())  # type: ignore[attr-defined]  # the mixed-in Job
         yield str(path)
 
 
@@ -191,8 +231,13 @@ def _environment(site: Site, pool: Pool) -> list[str]:
 
 
 def _resource_arguments(pool: Pool) -> list[str]:
-    text = ",".join(f"{name}={amount:g}" for name, amount in worker_resources(pool).items())
+    # Not with %g, which would round bytes.
+    text = ",".join(f"{name}={_exactly(n)}" for name, n in worker_resources(pool).items())
     return ["--resources", text]
+
+
+def _exactly(amount: float) -> str:
+    return str(int(amount)) if float(amount).is_integer() else repr(amount)
 
 
 @lru_cache

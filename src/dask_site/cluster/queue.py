@@ -6,8 +6,9 @@ import asyncio
 import os
 import shlex
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 from dask_site.cluster.errors import ClusterError
@@ -29,12 +30,22 @@ class QueueEntry:
         Why it is pending, or how it ended, in the manager's own words.
     node : str
         Where it runs or ran.
+    started, ends : datetime or None
+        When its allocation began, and when the manager will end it, UTC.
+    expected : datetime or None
+        When the manager thinks that it starts.
+    restarts : int
+        How often the manager has queued it again.
     """
 
     phase: str
     verdict: str = ""
     reason: str = ""
     node: str = ""
+    started: datetime | None = None
+    ends: datetime | None = None
+    expected: datetime | None = None
+    restarts: int = 0
 
 
 class Queue(Protocol):
@@ -42,12 +53,14 @@ class Queue(Protocol):
 
     #: Whether `look` can tell a job's state; otherwise only joined workers show that it runs.
     can_look: bool
+    #: Least seconds between two questions.
+    interval: float
 
     async def look(self, job_ids: Sequence[str], job_names: Sequence[str]) -> dict[str, QueueEntry]:
-        """Return the entries of the jobs that the manager knows."""
+        """Return, by one command, the entries of the jobs that the manager knows."""
 
-    async def verdict(self, job_id: str) -> QueueEntry | None:
-        """Return how one job ended, where that takes a question of its own."""
+    async def verdicts(self, job_ids: Sequence[str]) -> dict[str, QueueEntry]:
+        """Return, by one command, how jobs ended that `look` does not find any more."""
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
         """End jobs; those that ended already are passed over."""
@@ -65,8 +78,19 @@ def queue_for(resource_manager: str, cancel_command: str) -> Queue:
     return BlindQueue(cancel_command)
 
 
-async def run(command: Sequence[str], timeout: float = 30) -> str:
+async def run(
+    command: Sequence[str], timeout: float = 30, environment: Mapping[str, str] | None = None
+) -> str:
     """Run a command of the resource manager and return what it printed.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The command with its arguments.
+    timeout : float
+        Seconds after which it is killed.
+    environment : mapping of str, optional
+        Its environment; by default that of this process.
 
     Raises
     ------
@@ -80,6 +104,7 @@ async def run(command: Sequence[str], timeout: float = 30) -> str:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env=environment,
         )
     except OSError as error:
         raise ClusterError(
@@ -89,9 +114,12 @@ async def run(command: Sequence[str], timeout: float = 30) -> str:
     try:
         out, err = await asyncio.wait_for(process.communicate(), timeout)
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise ClusterError(f"{command[0]} did not answer in {timeout:g} s.") from None
+    finally:
+        # Whether it hangs or nobody wants its answer any more: it must not stay behind.
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode:
         raise ClusterError(err.decode(errors="replace").strip() or f"{command[0]} failed.")
     return out.decode(errors="replace")
@@ -101,53 +129,60 @@ class SlurmQueue:
     """Slurm, through squeue and, for jobs that it has forgotten, sacct."""
 
     can_look = True
-    _FORMAT = "%i|%T|%R|%N"
+    interval = 10.0
+    # Widths, since squeue cuts what is longer than 20 characters (22.05 to 24.11).
+    _FIELDS = (
+        "JobArrayID:40|,State:24|,exit_code:16|,RestartCnt:12|,StartTime:24|,EndTime:24|,"
+        "NodeList:120|,ReasonList:240"
+    )
+    _ENDED = frozenset(
+        {
+            *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
+            *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
+        }
+    )
     _PENDING = frozenset(
-        {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
-    )
-    _RUNNING = frozenset(
-        {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+        {
+            *("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"),
+            *("RESV_DEL_HOLD", "SPECIAL_EXIT"),
+        }
     )
 
-    async def look(self, job_ids: Sequence[str], job_names: Sequence[str]) -> dict[str, QueueEntry]:
+    def __init__(self) -> None:
+        self._accounts = True
+
+    async def look(self, job_ids: Sequence[str], job_names: Sequence[str]) -> dict[str, QueueEntry]:  # noqa: ARG002  # of the protocol
         """Ask squeue by job name, which also finds a job whose number got lost on the way."""
-        text = await run(
-            [
-                "squeue",
-                "--me",
-                "--noheader",
-                "--states=all",
-                f"--name={','.join(job_names)}",
-                f"--format={self._FORMAT}",
-            ]
-        )
-        entries = dict(self._parse(line) for line in text.splitlines() if line.strip())
-        for job_id in set(job_ids) - entries.keys():
-            found = await self.verdict(job_id)
-            entries[job_id] = found or QueueEntry(ENDED, "UNKNOWN", "Slurm does not know the job")
-        return entries
+        command = ["squeue", "--me", "--array", "--noheader", "--states=all"]
+        command += [f"--name={','.join(job_names)}", f"--Format={self._FIELDS}"]
+        text = await run(command, environment=_plain_environment())
+        return dict(self._parse(line) for line in text.splitlines() if line.strip())
 
-    async def verdict(self, job_id: str) -> QueueEntry | None:
-        """Ask the accounting how a job ended; None where there is no accounting."""
-        command = ["sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State,ExitCode,NodeList"]
-        try:
-            lines = (await run(command)).splitlines()
-        except ClusterError:
-            return None
-        if not lines:
-            return None
-        state, exit_code, node = lines[-1].split("|")
-        # "CANCELLED by 1000" has the user in it.
-        word, _, detail = state.partition(" ")
-        code, _, signum = exit_code.partition(":")
-        words = [detail, f"exit code {code}" if code != "0" else "", f"signal {signum}"]
-        reason = ", ".join(w for w in words[: 3 if signum not in {"", "0"} else 2] if w)
-        return QueueEntry(self._phase(word), word, reason, "" if "None" in node else node)
+    async def verdicts(self, job_ids: Sequence[str]) -> dict[str, QueueEntry]:
+        """Ask the accounting; where there is none, jobs just ended."""
+        if self._accounts:
+            # A thousand elements of an array are one number here.
+            numbers = sorted({job.partition("_")[0] for job in job_ids})
+            command = ["sacct", "--allocations", "--noheader", "--parsable2"]
+            command += [f"--jobs={','.join(numbers)}"]
+            command += ["--format=JobID,State,ExitCode,NodeList,Start"]
+            try:
+                text = await run(command, environment=_plain_environment())
+            except ClusterError as error:
+                if "disabled" not in str(error):
+                    raise
+                self._accounts = False
+            else:
+                return dict(self._account(line) for line in text.splitlines() if line.strip())
+        return {
+            job: QueueEntry(ENDED, "UNKNOWN", "the site keeps no accounts of jobs")
+            for job in job_ids
+        }
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
-        """Cancel all in one call."""
+        """Cancel all in one call, elements of an array as one range."""
         if job_ids:
-            await run(["scancel", "--quiet", *job_ids])
+            await run(["scancel", "--quiet", *_ranges(job_ids)], environment=_plain_environment())
 
     def cancel_commands(self, job_names: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return scancel by number and by name."""
@@ -159,21 +194,110 @@ class SlurmQueue:
         return ["scancel", "--quiet"], ["sh", "-c", by_name]
 
     def _parse(self, line: str) -> tuple[str, QueueEntry]:
-        job_id, state, reason, node = line.split("|", 3)
+        job, state, code, restarts, start, end, node, why = map(str.strip, line.split("|", 7))
         phase = self._phase(state)
-        shown = reason.strip("()") if phase == PENDING else ""
-        return job_id, QueueEntry(phase, state, "" if shown == "None" else shown, node)
+        reason = why.strip("()") if why.startswith("(") else ""
+        if phase == ENDED:
+            reason = _telling(state, _exit(code) or reason)
+        return job, QueueEntry(
+            phase,
+            state,
+            "" if reason == "None" else reason,
+            node,
+            started=None if phase == PENDING else _time(start),
+            ends=_time(end) if phase == RUNNING else None,
+            expected=_time(start) if phase == PENDING else None,
+            restarts=int(restarts) if restarts.isdigit() else 0,
+        )
+
+    def _account(self, line: str) -> tuple[str, QueueEntry]:
+        job, state, code, node, start = line.split("|")
+        # "CANCELLED by 1000" has the user in it.
+        word, _, detail = state.partition(" ")
+        reason = _telling(word, ", ".join(filter(None, [detail, _exit(code)])))
+        node = "" if "None" in node else node
+        return job, QueueEntry(self._phase(word), word, reason, node, started=_time(start))
 
     def _phase(self, state: str) -> str:
         if state in self._PENDING:
             return PENDING
-        return RUNNING if state in self._RUNNING else ENDED
+        # A word that is new to us must not pass for the end of a job.
+        return ENDED if state in self._ENDED else RUNNING
+
+
+def _plain_environment() -> dict[str, str]:
+    """Return our environment without what filters or formats the answers of Slurm's commands."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))
+    }
+    # Seconds since 1970: a local time says nothing in the hour in which clocks are put back.
+    return {**kept, "SLURM_TIME_FORMAT": "%s"}
+
+
+def _time(text: str) -> datetime | None:
+    """Return a time as Slurm prints it; None for N/A, None, Unknown."""
+    return datetime.fromtimestamp(int(text), UTC) if text.isdigit() and int(text) else None
+
+
+def _exit(text: str) -> str:
+    """Return how a script ended, for people: from sacct's ``3:0``, or squeue's wait status."""
+    if text.isdigit():
+        status = int(text)
+        code, signum = status >> 8, status & 0x7F
+    else:
+        first, _, second = text.partition(":")
+        code, signum = (int(part) if part.isdigit() else 0 for part in (first, second))
+    said = [f"exit code {code}" if code else "", f"signal {signum}" if signum else ""]
+    return ", ".join(filter(None, said))
+
+
+def _telling(verdict: str, reason: str) -> str:
+    """Return a reason that says more than its verdict, else nothing."""
+    silent = {
+        "FAILED": {"NonZeroExitCode"},
+        "TIMEOUT": {"TimeLimit"},
+        "OUT_OF_MEMORY": {"OutOfMemory", "signal 125"},
+    }
+    return "" if reason in silent.get(verdict, set()) | {"None"} else reason
+
+
+def _ranges(job_ids: Iterable[str]) -> list[str]:
+    """Return jobs as scancel takes them, elements of an array together: ``7 12_[0-3,9]``."""
+    plain: list[str] = []
+    arrays: dict[str, list[int]] = {}
+    for job in job_ids:
+        array, _, element = job.partition("_")
+        if element.isdigit():
+            arrays.setdefault(array, []).append(int(element))
+        else:
+            plain.append(job)
+    return plain + [f"{array}_[{spans(numbers)}]" for array, numbers in arrays.items()]
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Return whole numbers as Slurm writes sets of them.
+
+    Examples
+    --------
+    >>> spans([0, 1, 2, 9])
+    '0-2,9'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 class LocalQueue:
     """The machine itself: jobs are our own process groups."""
 
     can_look = True
+    interval = 0.5
 
     async def look(self, job_ids: Sequence[str], job_names: Sequence[str]) -> dict[str, QueueEntry]:  # noqa: ARG002  # of the protocol
         """Ask the kernel."""
@@ -182,9 +306,9 @@ class LocalQueue:
         here = os.uname().nodename
         return {job: _local_entry(local.exit_code(job), here) for job in job_ids}
 
-    async def verdict(self, job_id: str) -> QueueEntry | None:
-        """Return how a job ended."""
-        return (await self.look([job_id], []))[job_id]
+    async def verdicts(self, job_ids: Sequence[str]) -> dict[str, QueueEntry]:
+        """Return how jobs ended."""
+        return await self.look(job_ids, [])
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
         """Ask the jobs to end, and make those end that have not in two seconds."""
@@ -215,17 +339,18 @@ class BlindQueue:
     """A resource manager that is only asked to start and cancel jobs (SGE, PBS, LSF, ...)."""
 
     can_look = False
+    interval = 10.0
 
     def __init__(self, cancel_command: str) -> None:
         self._cancel = shlex.split(cancel_command)
 
-    async def look(self, job_ids: Iterable[str], job_names: Sequence[str]) -> dict[str, QueueEntry]:  # noqa: ARG002  # of the protocol
+    async def look(self, job_ids: Sequence[str], job_names: Sequence[str]) -> dict[str, QueueEntry]:  # noqa: ARG002  # of the protocol
         """Know nothing."""
         return {}
 
-    async def verdict(self, job_id: str) -> QueueEntry | None:  # noqa: ARG002  # of the protocol
+    async def verdicts(self, job_ids: Sequence[str]) -> dict[str, QueueEntry]:  # noqa: ARG002  # of the protocol
         """Know nothing."""
-        return None
+        return {}
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
         """Cancel all in one call: qdel, bkill, condor_rm and oardel all take several jobs."""

@@ -91,6 +91,12 @@ class Pool(Part):
         description="Most jobs that wait in the queue at once where the pool follows demand; 10.",
         examples=[4],
     )
+    submit: Annotated[Literal["single", "array"], fields.choice("single", "array")] = Field(
+        default="single",
+        description="Whether jobs that are asked for together are submitted one by one or as one "
+        "job array; arrays with Slurm only.",
+        examples=["array"],
+    )
     exclusive: fields.Flag = Field(
         default=False,
         description="Whether only work that names the pool runs there.",

@@ -82,6 +82,10 @@ def _manager(name: str, pool: Raw, manager: str | None) -> Iterator[Finding]:
                 do = "remove it; what the resource manager calls it can stand in directives"
                 path = ("pools", name, key)
                 yield Finding(path, pool[key], Mistake(why, do=do), at_key=True)
+        if pool.get("submit") == "array":
+            why = f"arrays are for Slurm, but this site's resource manager is {show(manager)}"
+            mistake = Mistake(why, write="single")
+            yield Finding(("pools", name, "submit"), pool["submit"], mistake)
     if manager == "htcondor":
         yield from _attributes(name, pool.get("directives"))
 
