@@ -70,8 +70,8 @@ def test_the_file_they_start_from_is_right():
             "12:7",
             "gpu.zzz: unknown key 'zzz'",
             "remove it; known here: queue, cores, memory, walltime, processes, gpus, max_jobs, "
-            "exclusive, cost, account, qos, constraint, reservation, interface, scratch, "
-            "directives, prologue, description",
+            "backlog, submit, exclusive, cost, account, qos, constraint, reservation, interface, "
+            "scratch, directives, prologue, description",
         ),
         (
             "cost: {core_hours: 1}",
@@ -403,6 +403,16 @@ def test_what_only_slurm_knows(key):
         "manager is 'pbs'\n"
         "    remove it; what the resource manager calls it can stand in directives"
     )
+
+
+def test_arrays_are_for_slurm():
+    assert Site.from_text(gpu("submit: array")).pools["gpu"].submit == "array"
+    assert Site.from_text(gpu("submit: single").replace("slurm", "pbs"))
+    assert errors(gpu("submit: array").replace("slurm", "pbs")) == (
+        "site.yml:12:15: error: dask_site.pools.gpu.submit: arrays are for Slurm, but this site's "
+        "resource manager is 'pbs'\n    write: submit: single"
+    )
+    assert "'arrays' is not one of single, array" in errors(gpu("submit: arrays"))
 
 
 def test_constraints_may_combine_features():
