@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import json
 import logging
 import math
 import os
@@ -16,14 +17,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
 import dask.config
+from dask._task_spec import convert_legacy_graph
+from dask.base import collections_to_expr
 from dask.utils import parse_timedelta
+from distributed.client import futures_of
 from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.utils import Log, silence_logging_cmgr
 
 from dask_site.cluster import views
 from dask_site.cluster.errors import ClusterError, show_site_errors_plainly, unknown_pool
+from dask_site.cluster.explain import Explainer, Explanation
 from dask_site.cluster.fleet import Fleet
 from dask_site.cluster.folder import ClusterFolder
 from dask_site.cluster.jobs import JobFactory, job_class, job_name
@@ -32,6 +38,7 @@ from dask_site.cluster.reaper import Reaper
 from dask_site.cluster.records import Table, job_table
 from dask_site.cluster.scheduler import PoolPlugin, PoolScheduler
 from dask_site.cluster.summary import Summary
+from dask_site.faults.judge import Judge
 from dask_site.placement.pool import register
 from dask_site.scaling.by_demand import Controller
 from dask_site.scaling.by_hand import Scaling
@@ -50,9 +57,9 @@ class Cluster(DaskCluster):
     """A scheduler in this process, and workers in jobs on the site's pools.
 
     Starts with no workers. Pools follow the work: what is submitted decides which pools get jobs
-    (`adapt` sets bounds; `scale` asks for a number by hand). Encrypted and closed to strangers by default.
-    Closing it, leaving its `with` block, or the end of this process by whatever cause, leaves
-    no job in the queue and no file behind.
+    (`adapt` sets bounds; `scale` asks for a number by hand). Encrypted and closed to strangers by
+    default. Closing it, leaving its `with` block, or the end of this process by whatever cause,
+    leaves no job in the queue and no file behind.
 
     Parameters
     ----------
@@ -160,12 +167,36 @@ class Cluster(DaskCluster):
             PoolPlugin(self._fleet, self._summary), idempotent=False
         )
         self._waits = Waits(state_dir / "waits.json")
+        await self._appoint_judge(self._fleet)
         scaling = Scaling(self.name, self.site, self._fleet, self.scheduler)
         self._controller = Controller(self.site, self.scheduler, self._fleet, scaling, self._waits)
+        self._explainer = Explainer(
+            self.name, self.site, self.scheduler, self._fleet, self._controller
+        )
+        self.scheduler.handlers["dask_site_explain"] = self._explained
+        self._folder.write("cluster.json", self._card())
         self.scheduler_comm = rpc(
             self.scheduler.address, connection_args=self.security.get_connection_args("client")
         )
         await super()._start()
+
+    async def _appoint_judge(self, fleet: Fleet) -> None:
+        scheduler = self.scheduler
+        judge = Judge(self.site, scheduler, fleet.job_of)
+        await scheduler.register_scheduler_plugin(judge, idempotent=False)
+        scheduler.judge = judge
+        scheduler.placer.hungry = judge.need_of_prefix
+        fleet.on_ended = judge.job_ended
+        fleet.on_orphans = scheduler.remove_orphans
+
+    async def _explained(self) -> dict[str, Any]:
+        return (await self._explainer.everything()).to_dict()
+
+    def _card(self) -> str:
+        """Return what `dask-site explain` needs to find this cluster."""
+        card = {"name": self.name, "site": self.site.name, "host": socket.gethostname()}
+        card.update(address=self.scheduler.address, pid=os.getpid())
+        return json.dumps(card)
 
     async def _start_scheduler(self) -> PoolScheduler:
         routes = {} if self._dashboard else {"distributed.scheduler.http.routes": _HEALTH}
@@ -268,9 +299,9 @@ class Cluster(DaskCluster):
         """Set how many workers each pool shall have; pools that aren't named stay as they are.
 
         From then on these pools no longer follow the work, until `adapt` lets them. A job that is
-        lost is replaced. Returns at once; `wait_for_workers` waits. Where a job brings several workers
-        (`processes` of the pool), whole jobs are asked for. Workers that go hand their results
-        to those that stay.
+        lost is replaced. Returns at once; `wait_for_workers` waits. Where a job brings several
+        workers (`processes` of the pool), whole jobs are asked for. Workers that go hand their
+        results to those that stay.
 
         Parameters
         ----------
@@ -385,7 +416,7 @@ class Cluster(DaskCluster):
         self.sync(self._place, places)
 
     async def _place(self, places: Mapping[str, Any]) -> None:
-        self.scheduler.placer.set_places(places)
+        self.scheduler.placer.set_patterns(places)
 
     def resume(self, pool: str) -> None:
         """Let a pool try again that was paused because its jobs failed.
@@ -444,6 +475,33 @@ class Cluster(DaskCluster):
         return views.summary_table(
             self.pools, self._fleet.records if self._fleet else [], self._summary
         )
+
+    def explain(self, work: Any = None) -> Explanation:
+        """Explain what runs where, what waits, and why.
+
+        Parameters
+        ----------
+        work : collection, future or list of them, optional
+            Explain only this: what is submitted of it, and what would be. By default all that the
+            cluster has to do.
+
+        Returns
+        -------
+        Explanation
+            Shown as text in a terminal and as HTML in a notebook; `to_json` is for machines.
+
+        Raises
+        ------
+        NeedError
+            If no pool can run a part of work that is not submitted yet.
+        """
+        self._running()
+        if work is None:
+            return self.sync(self._explainer.everything)  # type: ignore[no-any-return]
+        keys = {future.key for future in futures_of(work)}
+        graph = _graph_of(work)
+        around = dict(dask.get_annotations().get("resources") or {})
+        return self.sync(self._explainer.work, keys, graph, around)  # type: ignore[no-any-return]
 
     def logs(
         self, pool: str | None = None, *, job: str | None = None, lines: int | None = None
@@ -529,6 +587,16 @@ def _port(given: Any) -> int:
     if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given < 65536:
         raise ValueError(f"Cluster(port={given!r}): a number from 0 (any free port) to 65535.")
     return given
+
+
+def _graph_of(work: Any) -> dict[Any, Any]:
+    """Return the tasks of collections as they would be submitted; futures have none."""
+    collections, _ = dask.base.unpack_collections(work)
+    if not collections:
+        return {}
+    expression = collections_to_expr(collections).optimize()
+    graph: dict[Any, Any] = convert_legacy_graph(expression.__dask_graph__())
+    return graph
 
 
 def _seconds(name: str, given: Any) -> float | None:

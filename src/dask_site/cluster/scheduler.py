@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from time import time
 from typing import TYPE_CHECKING, Any
 
 import dask.config
+from dask.utils import key_split
 from distributed import Scheduler, SchedulerPlugin
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS
@@ -236,6 +237,11 @@ class PoolScheduler(Scheduler):
         """Return how long a task of a prefix takes: measured, or else assumed."""
         return float(self._get_prefix_duration(prefix))
 
+    def expected_seconds(self, key: Any) -> float:
+        """Return how long the task of a key would take that is not known yet."""
+        prefix = self.task_prefixes.get(key_split(key))
+        return self.UNKNOWN_TASK_DURATION if prefix is None else self.seconds_of(prefix)
+
     # -- workers that go ---------------------------------------------------------------------
 
     def close_to_new_work(self, address: str) -> None:
@@ -294,6 +300,13 @@ class PoolScheduler(Scheduler):
             address, stimulus_id=stimulus_id, expected=expected, close=close
         )
 
+    def remove_orphans(self, addresses: Iterable[str]) -> None:
+        """Forget workers whose job is gone: a node that died in silence never says goodbye."""
+        for address in addresses:
+            if address in self.workers:
+                removal = self.remove_worker(address, stimulus_id=_stimulus("orphan"))
+                self._ongoing_background_tasks.call_soon(_awaited, removal)
+
     def hold(self, keys: Iterable[Any]) -> None:
         """Let these tasks run nowhere until `let_go`."""
         self._held.update(keys)
@@ -342,6 +355,10 @@ class PoolScheduler(Scheduler):
         if what not in self._warned:
             self._warned.add(what)
             logger.warning("%s went wrong; %s.", what, instead, exc_info=True)
+
+
+async def _awaited(work: Awaitable[Any]) -> None:
+    await work
 
 
 def _stimulus(what: str) -> str:

@@ -92,7 +92,7 @@ class Controller:
         self._scheduler = scheduler
         self._fleet = fleet
         self.scaling = scaling
-        self._waits = waits
+        self.waits = waits
         self._surplus_since: dict[str, float] = {}
         self._walltimes = Walltimes(scheduler, scaling.retirement, waits)
         self._stays_until: dict[str, float] = {}
@@ -149,7 +149,7 @@ class Controller:
 
     def tick(self) -> None:
         """Look at the work once, and ask for jobs or give them back."""
-        self._waits.observe(self._fleet.records)
+        self.waits.observe(self._fleet.records)
         live = {name: self._fleet.of(name) for name in self.rules}
         cells = list(self._scheduler.demand.cells())
         self._walltimes.mind(live, self._longest(cells))
@@ -193,7 +193,7 @@ class Controller:
         live: Mapping[str, list[JobRecord]],
     ) -> Work | None:
         """Return the waiting tasks for which workers should be asked for now."""
-        lead = min(self._waits.expected(name, live[name]) for name in cell.shape.slots)
+        lead = min(self.waits.expected(name, live[name]) for name in cell.shape.slots)
         # A little early: the wait is a median, and durations are estimates.
         horizon = 1.25 * lead + 2 * _EVERY
         others = sum(rest.values()) - rest[cell.shape]
@@ -231,7 +231,7 @@ class Controller:
                 return now, 0.0
             first = next(iter(shape.slots))
             planned = max(1, self.scaling.targets[first]) * shape.slots[first]
-            return planned, self._waits.expected(first, live[first])
+            return planned, self.waits.expected(first, live[first])
 
         return threads
 
@@ -324,7 +324,7 @@ class Controller:
         """Return how long an idle job is kept: as long as getting it again would take."""
         if self.idle is not None:
             return self.idle
-        return min(max(self._waits.expected(pool), 5.0), 120.0)
+        return min(max(self.waits.expected(pool), 5.0), 120.0)
 
     def _is_idle(self, record: JobRecord) -> bool:
         if record.name in self._walltimes.draining or record.state == CLOSING:
