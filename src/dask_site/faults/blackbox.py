@@ -44,8 +44,6 @@ _HEADER = 16
 _SIZE = _HEADER + _SLOT * _SLOTS
 _CLOSING, _UNKNOWN = 0, 1
 _LENGTH = struct.Struct("<I")
-# Worker states in which a task's function may be running.
-_RUNNING = frozenset({"executing", "long-running", "cancelled", "resumed"})
 _SIGKILL = -9
 
 
@@ -82,6 +80,9 @@ class Memo:
         self._memory = memory
         self._free = list(range(_SIZE - _SLOT, _HEADER - 1, -_SLOT))
         self._slots: dict[Any, int] = {}
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._slots
 
     def begin(self, key: Any) -> None:
         """Note that a task begins."""
@@ -142,12 +143,19 @@ class BlackBox(WorkerPlugin):
     def __init__(self, memo: Memo) -> None:
         self._memo = memo
 
+    def setup(self, worker: Any) -> None:
+        """Keep what the worker knows of its tasks."""
+        self._state = worker.state
+
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:  # noqa: ARG002  # distributed's signature
         """Note a task that begins or ends."""
         if finish == "executing":
             self._memo.begin(key)
-        elif finish not in _RUNNING:
-            self._memo.end(key)
+        elif key in self._memo:
+            # A task that was released may well run on: nothing can stop its thread.
+            ts = self._state.tasks.get(key)
+            if ts not in self._state.executing and ts not in self._state.long_running:
+                self._memo.end(key)
 
     def teardown(self, worker: Any) -> None:  # noqa: ARG002  # distributed's signature
         """Note that the worker closes in order."""

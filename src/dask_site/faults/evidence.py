@@ -124,7 +124,7 @@ class Evidence:
             return Finding(UNKNOWN, f"was killed from outside by {exit_words(code)}")
         if code == _LOST_EXIT_CODE:
             return Finding(UNKNOWN, "ended in a way that nobody saw")
-        return Finding(CRASH, f"died of {exit_words(code)}")
+        return Finding(CRASH, f"{'ended with' if code >= 0 else 'died of'} {exit_words(code)}")
 
 
 def of_report(report: Mapping[str, Any]) -> Evidence:

@@ -92,7 +92,7 @@ class _Case:
     suspects: tuple[Any, ...]
     evidence: Evidence
     cause: str = ""
-    idle: bool = False
+    unsure: bool = False
     closed_at: float = 0.0
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
@@ -266,10 +266,11 @@ class Judge(SchedulerPlugin):
         if evidence.executing is None:
             return
         exact = tuple(key for key in evidence.executing if key in case.keys)
-        case.idle = evidence.complete and not evidence.executing
+        # Something else ran than we may judge, such as a task that was cancelled meanwhile.
+        case.unsure = not evidence.complete or len(exact) != max(1, len(evidence.executing))
         if not evidence.complete:
             case.suspects = tuple(dict.fromkeys((*exact, *case.suspects)))
-        elif not case.idle:
+        elif evidence.executing:
             case.suspects = exact
         elif evidence.finding.cause not in {MEMORY, CRASH}:
             case.suspects = ()
@@ -320,7 +321,7 @@ class Judge(SchedulerPlugin):
     ) -> list[Ruling]:
         if not suspects:
             return []
-        sole = together == 1 and not case.idle
+        sole = together == 1 and not case.unsure
         if finding.cause == MEMORY:
             return self._court.memory(suspects, case.place, case.evidence.peak, sole=sole)
         if finding.cause == CRASH:

@@ -67,7 +67,7 @@ class Ordeal:
     ooms : int
         Workers that ran out of memory, which it is blamed for.
     peak : int
-        Bytes that a worker held when it died with this task only; 0 if that never was.
+        Bytes that a worker held when it died with this task only; 0 if that was not seen.
     alone : bool
         Whether it was sent to run alone because of its memory.
     last_resort : bool
@@ -235,7 +235,7 @@ class Court:
         ordeal = suspect.ordeal
         need = max(peak, place.memory + 1)
         ordeal.ooms += 1
-        ordeal.peak = max(ordeal.peak, need if sole else 0)
+        ordeal.peak = max(ordeal.peak, peak)
         known = self._prefixes.setdefault(suspect.prefix, _Prefix())
         known.ooms += 1
         known.peak = max(known.peak, need)

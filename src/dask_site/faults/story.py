@@ -97,7 +97,11 @@ def too_large(key: Any, ordeal: Ordeal, site: Site, largest: tuple[str, int]) ->
         The pool whose workers have the most memory, and how many bytes.
     """
     pool, memory = largest
-    used = f": the last worker was killed with {_bytes(ordeal.peak)}" if ordeal.peak else ""
+    used = (
+        f": a worker that ran nothing else was killed with {_bytes(ordeal.peak)}"
+        if ordeal.peak
+        else ""
+    )
     mend = "Smaller chunks or partitions make smaller tasks"
     if site.escalate and pool in site.escalate:
         mend += "."
