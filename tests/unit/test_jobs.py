@@ -1,5 +1,7 @@
 """Pools become job scripts of every resource manager, by dask-jobqueue's own classes."""
 
+import re
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,7 @@ from distributed.security import Security
 from dask_site import Site
 from dask_site.cluster.folder import ClusterFolder
 from dask_site.cluster.gpus import dask_setup, share
-from dask_site.cluster.jobs import JobFactory
+from dask_site.cluster.jobs import JobFactory, _exactly
 
 
 def make_site(manager, **pool):
@@ -35,12 +37,12 @@ def make_site(manager, **pool):
 
 @pytest.fixture
 def script(tmp_path):
-    def render(site):
+    def render(site, *numbers):
         tmp_path.chmod(0o700)
         folder = ClusterFolder(tmp_path, "abcd1234")
         security = folder.security()
         factory = JobFactory(site, "tls://10.0.0.1:8786", folder, security)
-        job = factory.make(site.pools["gpu"], 0)
+        job = factory.make(site.pools["gpu"], *(numbers or (0,)))
         with job.job_file() as path, open(path) as file:
             text = file.read()
         # HTCondor's script is a submit description, which is not written by job_file alone.
@@ -96,7 +98,9 @@ def test_job_script(script, manager, lines):
     command = text.strip().splitlines()[-1]
     assert "-m dask_site.cluster.worker tls://10.0.0.1:8786 --name gpu-0 --nthreads 8" in command
     assert "--nworkers 4" in command
-    assert "--resources pool:gpu=1000000" in command
+    assert re.search(r"--resources \S*pool:gpu=1000000\b", command)
+    assert "--preload dask_site.faults.blackbox" in command
+    assert "--preload-nanny dask_site.faults.blackbox" in command
     assert "--tls-key DIR/ID/tls/key.pem" in command
     assert "PRIVATE KEY" not in text
 
@@ -106,6 +110,34 @@ def test_htcondor_submit_description(script):
     assert "RequestMemory" in text
     assert "request_gpus = 4" in text
     assert "requirements = HasLustre" in text
+
+
+def test_an_array_is_one_script_whose_elements_know_their_names(script):
+    text = script(make_site("slurm", directives=["--output=/elsewhere"]), 5, 6, 8)
+    assert "#SBATCH --array=0-1,3" in text
+    lines = [line for line in text.splitlines() if re.search(r" (-o|-e|--output|--error)\b", line)]
+    # The last one counts.
+    assert lines[-2:] == [
+        "#SBATCH --output=DIR/ID/logs/dask-ID-gpu-%A_%a.out",
+        "#SBATCH --error=DIR/ID/logs/dask-ID-gpu-%A_%a.err",
+    ]
+    (name,) = re.findall(r"--name (\S+)", text)
+    named = [
+        subprocess.check_output(
+            ["bash", "-c", f"echo {name}"], env={"SLURM_ARRAY_TASK_ID": n}, text=True
+        )
+        for n in "013"
+    ]
+    assert named == ["gpu-5\n", "gpu-6\n", "gpu-8\n"]
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(1_000_000, "1000000"), (412_316_860_416, "412316860416"), (0.5, "0.5"), (2.0, "2")],
+)
+def test_resources_are_written_exactly(amount, text):
+    assert _exactly(amount) == text
+    assert float(text) == amount
 
 
 def test_slurm_options_of_a_pool(script):

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dask_site.cluster import output
+from dask_site.cluster.course import Course
 from dask_site.cluster.errors import ClusterError
-from dask_site.cluster.hints import pending_hint, start_hint, submission_hint
 from dask_site.cluster.inquiry import Inquiry
 from dask_site.cluster.pace import Pace
 from dask_site.cluster.queue import ENDED as QUEUE_ENDED
-from dask_site.cluster.queue import PENDING as QUEUE_PENDING
 from dask_site.cluster.queue import Queue, QueueEntry
 from dask_site.cluster.records import (
     CLOSING,
@@ -32,6 +29,7 @@ from dask_site.cluster.records import (
     JobRecord,
     sentence,
 )
+from dask_site.cluster.submission import Refusal, submit
 
 if TYPE_CHECKING:
     from dask_site.cluster.folder import ClusterFolder
@@ -42,15 +40,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dask_site")
 
 _SUBMISSIONS_AT_ONCE = 8
-# Seconds after which a submission that has not been answered counts as refused; sbatch itself
-# tries for two minutes while its controller is away.
-_SUBMISSION_PATIENCE = 180
 # Slurm takes 1001 elements by default (MaxArraySize), numbered from 0.
 _ARRAY_MOST = 1000
 # Seconds that jobs get to end by themselves once their workers are closed, and in all.
 _CLOSING_GRACE, _CLOSING_PATIENCE = 5, 15
-# Of jobs that fail together, the output of so many is read and shown.
-_SHOWN = 3
 
 
 class Fleet:
@@ -95,9 +88,8 @@ class Fleet:
         self._inquiry = Inquiry(queue, job_names, self._pace)
         self._by_name: dict[str, JobRecord] = {}
         self._by_worker: dict[str, JobRecord] = {}
-        self._joined_at: dict[str, datetime] = {}
         self._numbers: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()
+        self._course = Course(factory.scheduler_address, self.output, self._gone)
         self._elements: dict[str, set[str]] = {}
         self._slots = asyncio.Semaphore(_SUBMISSIONS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,7 +97,6 @@ class Fleet:
         self._uncancelled: dict[str, JobRecord] = {}
         self._strange: set[str] = set()
         self._doubts_until = 0
-        self._shown: Counter[str] = Counter()
         self._asking = asyncio.Lock()
         self._stopping = False
         self._watcher = asyncio.create_task(self._watch())
@@ -119,7 +110,7 @@ class Fleet:
 
         Submissions that were refused count as well.
         """
-        return self._failures[pool]
+        return self._course.failures[pool]
 
     def job_of(self, address: str) -> JobRecord | None:
         """Return the job that brought a worker, also one that has left."""
@@ -138,11 +129,11 @@ class Fleet:
         self.records += records
         self._by_name.update({record.name: record for record in records})
         together = _ARRAY_MOST if pool.submit == "array" else 1
-        refused: list[_Refusal] = []
+        refused: list[Refusal] = []
         for n in range(0, count, together):
             self._spawn(self._submit(pool, records[n : n + together], refused))
 
-    async def _submit(self, pool: Pool, asked: list[JobRecord], refused: list[_Refusal]) -> None:
+    async def _submit(self, pool: Pool, asked: list[JobRecord], refused: list[Refusal]) -> None:
         """Submit jobs as one array, or the only one; what `refused` its likes refuses it too."""
         async with self._slots:
             records = [r for r in asked if r.state == SUBMITTING]
@@ -151,36 +142,19 @@ class Fleet:
                     record.enter(ENDED, "called off")
             if not records:
                 return
-            refusal = refused[0] if refused else await self._start(pool, records)
-        if refusal is None:
-            closing = [r for r in records if r.state == CLOSING]
-            await self._cancel(closing)
+            numbers = [int(record.name.rpartition("-")[2]) for record in records]
+            answer = refused[0] if refused else await submit(self._factory, pool, numbers)
+        if isinstance(answer, str):
+            self._submitted(answer, numbers, records)
+            await self._cancel([r for r in records if r.state == CLOSING])
             self._changed()
-        elif len(records) > 1 and "array" in refusal.what.lower():
-            # The site's MaxArraySize is less than ours.
+        elif len(records) > 1 and answer.of_array:
             middle = len(records) // 2
             for half in (records[:middle], records[middle:]):
                 await self._submit(pool, half, refused)
         else:
-            self._refuse(records, refusal, known=bool(refused))
-            refused.append(refusal)
-
-    async def _start(self, pool: Pool, records: list[JobRecord]) -> _Refusal | None:
-        numbers = [int(record.name.rpartition("-")[2]) for record in records]
-        try:
-            job = self._factory.make(pool, *numbers)
-            async with asyncio.timeout(_SUBMISSION_PATIENCE):
-                await job.start()
-        except ClusterError as error:
-            return _Refusal(str(error), "")
-        except TimeoutError:
-            words = f"got no answer from the resource manager in {_SUBMISSION_PATIENCE} s"
-            return _Refusal(words, submission_hint("unable to contact"))
-        except Exception as error:  # whatever it was, the job must not stay "submitting"
-            words = _words_of(error)
-            return _Refusal(f"was refused: {words}", submission_hint(words))
-        self._submitted(str(job.job_id), numbers, records)
-        return None
+            self._refuse(records, answer, known=bool(refused))
+            refused.append(answer)
 
     def _submitted(self, job_id: str, numbers: list[int], records: list[JobRecord]) -> None:
         self._reaper.watch(job_id)
@@ -193,7 +167,7 @@ class Fleet:
         if len(records) > 1:
             self._elements[job_id] = {record.job_id for record in records}
 
-    def _refuse(self, records: list[JobRecord], refusal: _Refusal, known: bool) -> None:
+    def _refuse(self, records: list[JobRecord], refusal: Refusal, known: bool) -> None:
         for record in records:
             record.enter(FAILED, refusal.what)
             record.advice = refusal.advice
@@ -201,7 +175,7 @@ class Fleet:
         # know of.
         self._doubts_until = self._inquiry.answers + 2
         if not known:
-            self._failures[records[0].pool] += 1
+            self._course.failures[records[0].pool] += 1
             logger.warning("%s %s\n%s", _sentence_of(records), refusal.what, refusal.advice)
         self._changed()
 
@@ -223,9 +197,9 @@ class Fleet:
         now = datetime.now(UTC)
         record.workers[address] = name
         record.joined_at = record.joined_at or now
-        self._failures[record.pool] = 0
+        self._course.failures[record.pool] = 0
         self._by_worker[address] = record
-        self._joined_at[address] = now
+        record.joins[address] = now
         if not self._queue.can_look or _is_name(host):
             record.node = host
         if record.live:
@@ -254,6 +228,8 @@ class Fleet:
             record.enter(CLOSING)
         self._changed()
         if grace and self._queue.can_look:
+            # Until the next answer at least, which spares most jobs the cancelling.
+            grace = max(grace, self._queue.interval + 5)
             await _until(lambda: not any(r.state == CLOSING for r in ending), grace)
         await self._cancel([r for r in ending if r.state == CLOSING])
 
@@ -261,6 +237,7 @@ class Fleet:
         """End every job and stop watching; say whether the resource manager has let go of all."""
         self._stopping = True
         self._watcher.cancel()
+        self._doubts_until = min(self._doubts_until, self._inquiry.answers + 1)
         ending = [r for r in self.records if r.live or r.state == CLOSING]
         for record in ending:
             record.enter(CLOSING)
@@ -282,7 +259,7 @@ class Fleet:
         while self._something_there() and clock() - begun < _CLOSING_PATIENCE:
             await asyncio.sleep(pause)
             pause = min(2 * pause, self._queue.interval)
-            await self._ask()
+            await self._ask(at_once=True)
             if leaving and clock() - begun >= _CLOSING_GRACE:
                 await self._cancel([r for r in leaving if r.state == CLOSING])
                 leaving = []
@@ -293,13 +270,7 @@ class Fleet:
 
     def output(self, record: JobRecord) -> str:
         """Return what a job printed so far, standard output first."""
-        if not record.job_id:
-            return ""
-        # As a word of its own (job-12.out), or as SGE and PBS write it (job.o12).
-        number = re.escape(record.job_id)
-        mine = re.compile(rf"(?:(?<![0-9a-z_])|(?<=\.[oe])){number}(?![0-9a-z_])")
-        files = [path for path in self._folder.logs.iterdir() if mine.search(path.name)]
-        return "".join(_read(path) for path in sorted(files, key=_errors_last))
+        return output.read(self._folder.logs, record.job_id)
 
     async def _cancel(self, records: list[JobRecord]) -> None:
         submitted = [r for r in records if r.job_id]
@@ -369,21 +340,25 @@ class Fleet:
 
     async def look(self) -> None:
         """Take over what the resource manager says of all jobs, if it may be asked now."""
-        if self._queue.can_look and self._pace.open and self._something_there():
+        if self._queue.can_look and self._something_there():
             await self._ask()
 
-    async def _ask(self) -> None:
+    async def _ask(self, at_once: bool = False) -> None:
         async with self._asking:
+            if not (at_once or self._pace.open):
+                return
             seen = {r.job_id: r for r in self._unfinished()}
             leaving = {job for job, record in seen.items() if record.state == CLOSING}
             submitting, answers = self._submitting, self._inquiry.answers
             begun = datetime.now(UTC)
             entries = await self._inquiry.ask(seen.keys(), leaving)
-            self._shown.clear()
+            self._course.begin()
             for job_id, entry in entries.items():
                 record = seen.get(job_id)
                 if record is not None and (record.live or record.state == CLOSING):
-                    self._apply(record, entry, begun)
+                    if entry.phase == QUEUE_ENDED:
+                        self._forget(record)
+                    self._course.apply(record, entry, begun)
             # While a submission is under way, its job is one that we can't know yet.
             heard = self._inquiry.answers > answers
             if heard and not submitting and not self._submitting:
@@ -412,112 +387,11 @@ class Fleet:
         except ClusterError as error:
             logger.debug("Could not cancel them, trying on: %s", error)
 
-    # -- what the queue says ---------------------------------------------------------------
-
-    def _apply(self, record: JobRecord, entry: QueueEntry, asked: datetime) -> None:
-        record.node = entry.node or record.node
-        if entry.phase == QUEUE_ENDED:
-            self._ended(record, entry)
-        elif record.state == CLOSING:
-            return
-        elif entry.phase == QUEUE_PENDING:
-            self._waits(record, entry, asked)
-        else:
-            self._runs(record, entry)
-
-    def _waits(self, record: JobRecord, entry: QueueEntry, asked: datetime) -> None:
-        if record.state in {STARTING, RUNNING}:
-            if record.since >= asked:
-                return  # it began while the manager was still answering
-            self._queued_again(record, entry)
-        record.restarts = max(record.restarts, entry.restarts)
-        record.expected_start = entry.expected
-        record.enter(PENDING, entry.reason)
-        hint = pending_hint(entry.reason)
-        if hint and record.warned != hint:
-            record.warned = hint
-            self._show(
-                record, "Waiting: %s can't start: %s. %s", record, entry.reason, hint, kind=hint
-            )
-
-    def _runs(self, record: JobRecord, entry: QueueEntry) -> None:
-        if record.started is not None and entry.restarts > record.restarts:
-            self._queued_again(record, entry)
-            record.enter(PENDING)
-        record.restarts = max(record.restarts, entry.restarts)
-        if entry.started is not None:
-            record.starts(entry.started, entry.ends)
-        if record.state == PENDING:
-            record.enter(RUNNING if len(record.workers) >= record.processes else STARTING)
-        if entry.verdict != "RUNNING" or record.reason == _SUSPENDED:
-            record.reason = _SUSPENDED if entry.verdict in {"SUSPENDED", "STOPPED"} else ""
-
-    def _queued_again(self, record: JobRecord, entry: QueueEntry) -> None:
-        """Note that the manager took a job off its node; it starts again, or has already."""
-        self._show(
-            record,
-            "%s was taken off its node, and the resource manager queued it again%s. "
-            "What its workers held is computed again where it is needed.",
-            sentence(str(record)),
-            f" ({entry.reason})" if entry.reason else "",
-            kind="queued again",
-        )
-        record.queued_again()
-        began = entry.started
-        gone = [a for a in record.workers if began is None or self._joined_at[a] < began]
-        stay = [self._joined_at[a] for a in record.workers if a not in gone]
-        record.joined_at = min(stay, default=None)
-        self._gone(record, "REQUEUED", entry.reason, gone)
-
-    def _ended(self, record: JobRecord, entry: QueueEntry) -> None:
-        self._forget(record)
-        how = f"{entry.verdict}{f' ({entry.reason})' if entry.reason else ''}"
-        if entry.started is not None:
-            record.starts(entry.started)
-        # In the second case its workers closed because the user or Dask asked them to.
-        if record.state == CLOSING:
-            record.enter(ENDED, entry.verdict)
-        elif record.joined and not record.workers and entry.verdict == "COMPLETED":
-            record.enter(ENDED, how)
-        else:
-            self._failed(record, entry.verdict, how)
-        self._gone(record, entry.verdict, entry.reason, list(record.workers))
-
-    def _failed(self, record: JobRecord, verdict: str, how: str) -> None:
-        when = "while it was in use" if record.joined else "before its worker joined"
-        if record.joined:
-            hint = f"cluster.scale({record.pool}=...) asks for a new one."
-        else:
-            self._failures[record.pool] += 1
-            hint = "The next job of the pool would end alike: mend what its output tells first."
-        said = ""
-        if verdict not in _NOT_OURS and self._shown[record.pool] < _SHOWN:
-            output = self.output(record)
-            said = f" Its output ends with:\n{_tail(output)}" if output else " It printed nothing."
-            if not record.joined:
-                hint = start_hint(output, self._factory.scheduler_address)
-        record.enter(FAILED, f"ended {when}: {how}.{said}")
-        record.advice = hint
-        words = (sentence(str(record)), record.reason, hint)
-        self._show(record, "%s %s\n%s", *words, kind=record.pool)
-
     def _gone(self, record: JobRecord, verdict: str, reason: str, workers: list[str]) -> None:
         """Tell of a job that has left its node, and of those workers of it that stay registered."""
-        if record.state in {ENDED, FAILED}:
-            record.verdict = verdict
         self.on_ended(record, verdict, reason)
         if workers:
             self.on_orphans(workers)
-
-    def _show(self, record: JobRecord, message: str, *words: object, kind: str) -> None:
-        """Warn of a job, but not of every one of many that share its lot."""
-        self._shown[kind] += 1
-        if self._shown[kind] <= _SHOWN:
-            logger.warning(message, *words)
-        elif self._shown[kind] == _SHOWN + 1:
-            logger.warning(
-                "More jobs of pool %r have the same trouble: cluster.jobs lists them.", record.pool
-            )
 
     def _changed(self) -> None:
         self._pace.changed()
@@ -528,19 +402,6 @@ class Fleet:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """Why a submission was refused, and what to do about it."""
-
-    what: str
-    advice: str
-
-
-_SUSPENDED = "suspended by the resource manager"
-# How jobs end through no fault of what they run: their output has nothing to tell.
-_NOT_OURS = frozenset({"TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "CANCELLED"})
 
 
 def _sentence_of(records: list[JobRecord]) -> str:
@@ -564,30 +425,3 @@ async def _until(condition: Callable[[], bool], seconds: float) -> None:
     deadline = clock() + seconds
     while not condition() and clock() < deadline:
         await asyncio.sleep(0.2)
-
-
-def _words_of(error: Exception) -> str:
-    """Return the resource manager's own words out of dask-jobqueue's report of a failed command."""
-    text = str(error)
-    if "Command exited with non-zero exit code" not in text:
-        return text
-    spoken = re.search(r"stderr:\n(.*)", text, re.DOTALL)
-    return (spoken.group(1).strip() if spoken else "") or text.strip()
-
-
-def _errors_last(path: Path) -> tuple[bool, str]:
-    return path.suffix == ".err", path.name
-
-
-def _read(path: Path, limit: int = 1_000_000) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - limit))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def _tail(text: str, lines: int = 12) -> str:
-    kept = deque((line for line in text.splitlines() if line.strip()), lines)
-    return "\n".join(f"    {line}" for line in kept)

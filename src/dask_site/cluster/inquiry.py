@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 from dask_site.cluster.errors import ClusterError
 from dask_site.cluster.pace import Pace
-from dask_site.cluster.queue import ENDED, Queue, QueueEntry
+from dask_site.cluster.queue import ENDED, UNKNOWN, Queue, QueueEntry
 
 logger = logging.getLogger("dask_site")
 
@@ -106,4 +106,4 @@ class Inquiry:
 
 
 def _unknown() -> QueueEntry:
-    return QueueEntry(ENDED, "UNKNOWN", "the resource manager does not know the job any more")
+    return QueueEntry(ENDED, UNKNOWN, "the resource manager does not know the job any more")

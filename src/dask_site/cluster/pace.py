@@ -14,6 +14,7 @@ _QUIET = 30.0
 _LONGEST = 120.0
 # Of the manager's time we take at most one part in eleven.
 _SHARE = 10
+_NEVER = float("inf")
 
 
 class Pace:
@@ -31,7 +32,7 @@ class Pace:
         self.interval = interval
         self._clock = clock
         self._allowed = float("-inf")
-        self._wanted = float("inf")
+        self._wanted = _NEVER
         self._asked = clock()
         self._failures = 0
 
@@ -52,14 +53,16 @@ class Pace:
         urgent : bool
             Whether something is on its way: jobs that are pending, starting or closing.
         """
-        usual = self._asked + (self.interval if urgent else max(_QUIET, self.interval))
-        return max(0.0, max(self._allowed, min(self._wanted, usual)) - self._clock())
+        due = self._wanted
+        if due == _NEVER:
+            due = self._asked + (self.interval if urgent else max(_QUIET, self.interval))
+        return max(0.0, max(self._allowed, due) - self._clock())
 
     @contextmanager
     def question(self) -> Iterator[None]:
         """Time a question; one that raises makes the next ones wait, twice as long each time."""
         begun = self._asked = self._clock()
-        self._wanted = float("inf")
+        self._wanted = _NEVER
         try:
             yield
         except BaseException:

@@ -15,6 +15,9 @@ from dask_site.cluster.errors import ClusterError
 
 PENDING, RUNNING, ENDED = "pending", "running", "ended"
 
+#: Verdict on a job that has left the queue, and of which nobody can say how it ended.
+UNKNOWN = "UNKNOWN"
+
 
 @dataclass(frozen=True)
 class QueueEntry:
@@ -31,7 +34,7 @@ class QueueEntry:
     node : str
         Where it runs or ran.
     started, ends : datetime or None
-        When its allocation began, and when the manager will end it, UTC.
+        When its allocation began, and when it ended or the manager will end it, UTC.
     expected : datetime or None
         When the manager thinks that it starts.
     restarts : int
@@ -165,7 +168,7 @@ class SlurmQueue:
             numbers = sorted({job.partition("_")[0] for job in job_ids})
             command = ["sacct", "--allocations", "--noheader", "--parsable2"]
             command += [f"--jobs={','.join(numbers)}"]
-            command += ["--format=JobID,State,ExitCode,NodeList,Start"]
+            command += ["--format=JobID,State,ExitCode,NodeList,Start,End"]
             try:
                 text = await run(command, environment=_plain_environment())
             except ClusterError as error:
@@ -175,8 +178,7 @@ class SlurmQueue:
             else:
                 return dict(self._account(line) for line in text.splitlines() if line.strip())
         return {
-            job: QueueEntry(ENDED, "UNKNOWN", "the site keeps no accounts of jobs")
-            for job in job_ids
+            job: QueueEntry(ENDED, UNKNOWN, "the site keeps no accounts of jobs") for job in job_ids
         }
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
@@ -205,18 +207,18 @@ class SlurmQueue:
             "" if reason == "None" else reason,
             node,
             started=None if phase == PENDING else _time(start),
-            ends=_time(end) if phase == RUNNING else None,
+            ends=None if phase == PENDING else _time(end),
             expected=_time(start) if phase == PENDING else None,
             restarts=int(restarts) if restarts.isdigit() else 0,
         )
 
     def _account(self, line: str) -> tuple[str, QueueEntry]:
-        job, state, code, node, start = line.split("|")
+        job, state, code, node, start, end = line.split("|")
         # "CANCELLED by 1000" has the user in it.
         word, _, detail = state.partition(" ")
         reason = _telling(word, ", ".join(filter(None, [detail, _exit(code)])))
         node = "" if "None" in node else node
-        return job, QueueEntry(self._phase(word), word, reason, node, started=_time(start))
+        return job, QueueEntry(self._phase(word), word, reason, node, _time(start), _time(end))
 
     def _phase(self, state: str) -> str:
         if state in self._PENDING:

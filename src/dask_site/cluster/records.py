@@ -53,6 +53,9 @@ class JobRecord:
         When its first worker joined, in the run that is now or was last.
     expected_start : datetime or None
         When the manager thinks that it starts; None where it has not said.
+    workers, joins : dict
+        Address to name of the workers that are there, and address to the time of joining, UTC, also
+        of those that have left.
     walltime : timedelta or None
         How long it may run.
     deadline : datetime or None
@@ -78,6 +81,7 @@ class JobRecord:
     restarts: int = field(default=0, repr=False)
     spent: float = field(default=0.0, repr=False)
     workers: dict[str, str] = field(default_factory=dict, repr=False)
+    joins: dict[str, datetime] = field(default_factory=dict, repr=False)
     warned: str = field(default="", repr=False)
     advice: str = field(default="", repr=False)
 
