@@ -22,7 +22,7 @@ from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
 from dask_site.cluster.resources import pool_of_resource, pool_resource
 from dask_site.cluster.summary import Summary
-from dask_site.placement.graph import Placer
+from dask_site.placement.graph import Placer, inherit
 from dask_site.placement.matching import Matcher, NeedError
 from dask_site.scaling.demand import Demand
 
@@ -221,7 +221,10 @@ class PoolScheduler(Scheduler):
     ) -> Any:
         around = (global_annotations or {}).get("resources")
         try:
-            self.placer.place(dsk, annotations_by_type["resources"], around)
+            parts = self.placer.place(dsk, annotations_by_type["resources"], around)
+            by_key = [v for kind, v in annotations_by_type.items() if kind != "resources"]
+            for values in (*by_key, kwargs["ordered"], kwargs["user_priority"]):
+                inherit(parts, values)
         except NeedError:
             raise
         except Exception:

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from dask._task_spec import Alias, Task
-from dask.utils import key_split
+from dask._task_spec import Alias, DataNode, Task
+from dask.utils import key_split, methodcaller
 
-from dask_site.cluster.resources import MEMORY, pool_of_resource
+from dask_site.cluster.resources import MEMORY, pool_of_resource, pool_restriction
+from dask_site.placement.finder import NeedFinder, Needs
 from dask_site.placement.matching import Matcher, Restrictions
-from dask_site.placement.needs import Need, NeedFinder, any_met
+from dask_site.placement.needs import any_met
+from dask_site.placement.unfuse import Piece, fused, take_apart
 
 Resources = dict[str, float]
+Graph = MutableMapping[Any, Any]
 
 
 class Placer:
     """Writes the needs of a graph's tasks down as annotations, before the scheduler reads them.
 
     The needs that functions carry come first, then the patterns of `Cluster.place`, then
-    `dask.annotate(resources=...)` and the blocks around the submission.
+    `dask.annotate(resources=...)` and the blocks around the submission. What comes later is
+    added where some pool has it all, and otherwise gives way.
 
     Parameters
     ----------
     matcher : Matcher
         Knows the pools.
     hungry : callable
-        From a key prefix to the bytes that its tasks turned out to need; 0 if they are not known
-        to.
+        From a key prefix to the bytes that its tasks turned out to need, if they are known to.
     """
 
-    def __init__(self, matcher: Matcher, hungry: Callable[[str], int] = lambda _: 0) -> None:
+    def __init__(self, matcher: Matcher, hungry: Callable[[str], int | None] = lambda _: 0) -> None:
         self.hungry = hungry
         self.any_hungry = False
         self._matcher = matcher
@@ -48,100 +51,281 @@ class Placer:
 
     def place(
         self,
-        graph: Mapping[Any, Any],
+        graph: Graph,
         by_key: MutableMapping[Any, Resources],
-        around: Resources | None,
-    ) -> None:
+        around: Resources | Callable[[Any], Resources] | None,
+    ) -> dict[Any, Any]:
         """Add to `by_key`, Dask's annotations by key, what the tasks of a graph need.
 
         Parameters
         ----------
         graph : dict
-            Tasks by key.
+            Tasks by key. Those that were fused although no pool has what all their parts need
+            are replaced by their parts.
         by_key : dict
             Resources by key, as collections were annotated; changed in place.
-        around : dict, optional
-            Resources of the whole submission.
+        around : dict or callable, optional
+            Resources of the whole submission; as in Dask a function gives them by key.
+
+        Returns
+        -------
+        dict
+            From keys that are new in the graph to the key of the task that they were part of.
 
         Raises
         ------
         NeedError
             If no pool can run one of the tasks. Nothing of the graph has been taken over then.
         """
-        around = around or {}
-        if around:
-            self._matcher.check(around, "What is submitted here")
-        for resources in by_key.values():
-            self._matcher.check(resources, "An annotation")
+        if callable(around):
+            for key in graph:
+                by_key.setdefault(key, around(key))
+            around = None
+        self._check(by_key, around)
+        own: dict[Any, Resources] = {}
+        apart: dict[Any, list[Piece]] = {}
         if any_met():
-            self._own_needs(graph, by_key, around)
-        if self._patterns or self.any_hungry:
-            self._by_prefix(graph, by_key, around)
+            look = _Look(graph, self._matcher)
+            own = look.own_needs()
+            apart = look.apart
+        if not own and not self._patterns and not self.any_hungry:
+            return {}
+        # All or nothing: until the end both are copies.
+        whole, found = graph, dict(by_key)
+        if apart:
+            whole = {**graph, **{piece.key: piece.task for p in apart.values() for piece in p}}
+        for outer, pieces in apart.items():
+            if outer in by_key:
+                found.update(dict.fromkeys((piece.key for piece in pieces), by_key[outer]))
+        self._apply(own, found, around)
+        self._apply_patterns(whole, found, around, own)
+        self._apply_hunger(whole, found, around)
+        self._follow_aliases(whole, found)
+        graph.update(whole if apart else {})
+        by_key.update(found)
+        return {piece.key: outer for outer, pieces in apart.items() for piece in pieces[:-1]}
 
     def resources(
         self, graph: Mapping[Any, Any], around: Resources | None = None
     ) -> dict[Any, Any]:
-        """Return what each task of a graph would need, by key; for a look ahead of submission."""
+        """Return what each task of a graph would need, by key; for a look ahead of submission.
+
+        With the keys that the graph would have: fused tasks that had to be taken apart have one
+        for each part.
+        """
         by_key: dict[Any, Resources] = {}
+        graph = dict(graph)
         self.place(graph, by_key, around)
         return {key: by_key.get(key, around or {}) for key in graph}
 
-    def _own_needs(
-        self, graph: Mapping[Any, Any], by_key: MutableMapping[Any, Resources], around: Resources
-    ) -> None:
-        finder = NeedFinder()
-        for key, task in graph.items():
-            needs = finder.find(task) if isinstance(task, Task) else ()
-            if needs:
-                own = self._merged(needs, key)
-                by_key[key] = self._stronger(own, {**around, **by_key.get(key, {})})
-        self._follow_aliases(graph, by_key)
+    def _check(self, by_key: Mapping[Any, Resources], around: Resources | None) -> None:
+        if around:
+            self._matcher.check(around, "What is submitted here")
+        if by_key:
+            # All keys of a layer share theirs.
+            for resources in {id(wanted): wanted for wanted in by_key.values()}.values():
+                self._matcher.check(resources, "An annotation")
 
-    def _by_prefix(
-        self, graph: Mapping[Any, Any], by_key: MutableMapping[Any, Resources], around: Resources
+    def _apply(
+        self,
+        wanted: Mapping[Any, Resources],
+        by_key: MutableMapping[Any, Resources],
+        around: Resources | None,
     ) -> None:
+        """Put what is wanted for keys above what they have."""
+        # Tasks share what they want, and mostly what is around them.
+        known: dict[tuple[int, int], Resources] = {}
+        nothing: Resources = {}
+        for key, resources in wanted.items():
+            present = by_key.get(key, nothing)
+            pair = (id(resources), id(present))
+            both = known.get(pair)
+            if both is None:
+                both = known[pair] = self._stronger(resources, {**(around or {}), **present})
+            by_key[key] = both
+
+    def _stronger(self, wanted: Resources, present: Restrictions) -> Resources:
+        """Return as much of both together as some pool has, but all that is wanted."""
+        amounts = {name: n for name, n in present.items() if not pool_of_resource(name)}
+        if any(map(pool_of_resource, wanted)):
+            present = amounts
+        for weaker in (present, amounts):
+            both = {**weaker, **wanted}
+            for name in wanted.keys() & weaker.keys():
+                both[name] = max(wanted[name], weaker[name])
+            if self._matcher.fits(both):
+                return both
+        return wanted
+
+    def _apply_patterns(
+        self,
+        graph: Graph,
+        by_key: MutableMapping[Any, Resources],
+        around: Resources | None,
+        own: Mapping[Any, Resources],
+    ) -> None:
+        if not self._patterns:
+            return
+        matches: dict[str, tuple[int, Resources] | None] = {}
+        found: dict[Any, Resources] = {}
+        for key, task in graph.items():
+            best = None
+            for prefix in _prefixes(key, task):
+                if prefix not in matches:
+                    matches[prefix] = self._match(prefix)
+                best = max(best, matches[prefix], key=lambda match: match[0] if match else -1)
+            if best is not None:
+                found[key] = best[1]
+        self._apply(found, by_key, around)
+        self._apply({key: own[key] for key in found if key in own}, by_key, around)
+
+    def _match(self, prefix: str) -> tuple[int, Resources] | None:
+        """Return the last pattern that was set and matches, with its number."""
+        for number, (pattern, resources) in reversed([*enumerate(self._patterns.values())]):
+            if pattern.match(prefix):
+                self._matcher.check(resources, f"Work named {prefix!r}")
+                return number, resources
+        return None
+
+    def _apply_hunger(
+        self, graph: Graph, by_key: MutableMapping[Any, Resources], around: Resources | None
+    ) -> None:
+        if not self.any_hungry:
+            return
         for key in graph:
-            prefix = key_split(key)
-            present = {**around, **by_key.get(key, {})}
-            wanted = self._pattern(prefix)
-            if wanted and not any(pool_of_resource(name) for name in by_key.get(key, ())):
-                self._matcher.check(wanted, f"Work named {prefix!r}")
-                present = self._stronger(wanted, present)
-                by_key[key] = present
-            memory = self.hungry(prefix)
+            memory = self.hungry(key_split(key)) or 0
+            present = by_key.get(key, around or {})
             if memory > present.get(MEMORY, 0):
                 grown = {**present, MEMORY: memory}
                 if self._matcher.fits(grown):
                     by_key[key] = grown
 
-    def _pattern(self, prefix: str) -> Resources | None:
-        # The last that was set and matches counts.
-        for pattern, resources in reversed(self._patterns.values()):
-            if pattern.match(prefix):
-                return resources
-        return None
-
-    def _merged(self, needs: Iterable[Need], key: Any) -> Resources:
-        merged: Resources = {}
-        for need in needs:
-            for name, amount in need.resources().items():
-                merged[name] = max(amount, merged.get(name, 0))
-        self._matcher.check(merged, f"{key_split(key)!r}")
-        return merged
-
-    def _stronger(self, own: Resources, around: Restrictions) -> Resources:
-        """Return both together where some pool has that, otherwise what the task says itself."""
-        both = {**around, **own}
-        for name in set(own) & set(around):
-            both[name] = max(own[name], around[name])
-        return both if self._matcher.fits(both) else own
-
-    def _follow_aliases(
-        self, graph: Mapping[Any, Any], by_key: MutableMapping[Any, Resources]
-    ) -> None:
+    def _follow_aliases(self, graph: Graph, by_key: MutableMapping[Any, Resources]) -> None:
         """Keep other names of a result where the result is; elsewhere they would copy it."""
         for key, task in graph.items():
-            if isinstance(task, Alias) and key not in by_key:
-                target = by_key.get(task.target)
-                if target:
-                    by_key[key] = {n: a for n, a in target.items() if n != MEMORY}
+            if type(task) is Alias:
+                target = _target(graph, task)
+                if target in by_key:
+                    by_key[key] = self._beside(by_key[target])
+
+    def _beside(self, resources: Resources) -> Resources:
+        """Return where a result lies that took these resources; a name takes none of them."""
+        slots = self._matcher.shape(resources).slots
+        return pool_restriction(next(iter(slots))) if len(slots) == 1 else resources
+
+
+class _Look:
+    """One look at a graph for the needs of its functions.
+
+    Attributes
+    ----------
+    apart : dict
+        The pieces of tasks that had to be taken apart, by their key.
+    """
+
+    def __init__(self, graph: Graph, matcher: Matcher) -> None:
+        self.apart: dict[Any, list[Piece]] = {}
+        self._graph = graph
+        self._matcher = matcher
+        self._finder = NeedFinder()
+        self._merged: dict[Needs, Resources] = {}
+
+    def own_needs(self) -> dict[Any, Resources]:
+        """Return what the tasks need that need something, by key.
+
+        Raises
+        ------
+        NeedError
+            If no pool can run one of them.
+        """
+        own: dict[Any, Resources] = {}
+        functions: dict[Any, Needs] = {}
+        look = self._finder.task
+        for key, task in self._graph.items():
+            needs = look(task)
+            if not needs:
+                continue
+            if type(task) is DataNode:
+                functions[key] = needs
+            elif self._fits(needs):
+                own[key] = self._resources(needs)
+            else:
+                own.update(self._in_pieces(key, task, needs))
+        for key, needs in (*self._handed(functions), *self._methods()):
+            if key not in self.apart:
+                self._check(needs, key)
+                own[key] = self._resources(needs)
+        return own
+
+    def _in_pieces(self, key: Any, task: Any, needs: Needs) -> dict[Any, Resources]:
+        pieces = take_apart(task, self._finder, self._fits)
+        if pieces is None:
+            self._check(needs, key)
+        self.apart[key] = pieces or []
+        return {p.key: self._resources(p.needs) for p in self.apart[key] if p.needs}
+
+    def _check(self, needs: Needs, key: Any) -> None:
+        self._matcher.check(self._resources(needs), repr(key_split(key)))
+
+    def _handed(self, functions: Mapping[Any, Needs]) -> Iterator[tuple[Any, Needs]]:
+        """Yield tasks that are handed functions with needs by other nodes of the graph."""
+        if not functions:
+            return
+        for key, task in self._graph.items():
+            handed = functions.keys() & task.dependencies
+            if handed and isinstance(task, Task):
+                yield key, self._finder.task(task).union(*map(functions.__getitem__, handed))
+
+    def _methods(self) -> Iterator[tuple[Any, Needs]]:
+        """Yield tasks that call a method with needs of an object elsewhere in the graph."""
+        for key, task in self._graph.items():
+            if type(task) is Task and type(task.func) is methodcaller and task.args:
+                node = self._graph.get(getattr(task.args[0], "key", None))
+                if isinstance(node, DataNode):
+                    needs = self._finder.method(type(node.value), task.func.method)
+                    if needs:
+                        yield key, needs | self._finder.task(task)
+
+    def _resources(self, needs: Needs) -> Resources:
+        merged = self._merged.get(needs)
+        if merged is None:
+            merged = self._merged[needs] = {}
+            for need in sorted(needs, key=str):
+                for name, amount in need.resources().items():
+                    merged[name] = max(amount, merged.get(name, 0))
+        return merged
+
+    def _fits(self, needs: Needs) -> bool:
+        return self._matcher.fits(self._resources(needs))
+
+
+def inherit(parts: Mapping[Any, Any], values: Any) -> None:
+    """Give the parts of tasks that were taken apart what was said of the whole.
+
+    Parameters
+    ----------
+    parts : dict
+        From the keys of parts to the key of the whole, as `Placer.place` returns it.
+    values : Any
+        Annotations or priorities by key, changed in place; anything else counts for all tasks.
+    """
+    if isinstance(values, dict):
+        for part, whole in parts.items():
+            if whole in values and part not in values:
+                values[part] = values[whole]
+
+
+def _prefixes(key: Any, task: Any) -> set[str]:
+    if fused(task):
+        return {key_split(key), *map(key_split, task.args[0])}
+    return {key_split(key)}
+
+
+def _target(graph: Graph, alias: Alias) -> Any:
+    """Return what an alias stands for in the end."""
+    met = {alias.key}
+    target = alias.target
+    while type(graph.get(target)) is Alias and target not in met:
+        met.add(target)
+        target = graph[target].target
+    return target

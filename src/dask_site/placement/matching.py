@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dask_site.cluster.resources import GPU, MEMORY, pool_of_resource, worker_resources
+from dask_site.sitefile.problems import nearest
 from dask_site.sitefile.units import format_memory
 
 if TYPE_CHECKING:
@@ -131,26 +132,40 @@ class Matcher:
     def _at_once(self, pool: Pool, restrictions: Restrictions) -> int:
         offers = self._offers[pool.name]
         counts = [offers[name] / amount for name, amount in restrictions.items() if amount > 0]
-        return max(1, math.floor(min([pool.cores // pool.processes, *counts])))
+        # Ten tenths of a GPU are one.
+        return max(1, math.floor(min([pool.cores // pool.processes, *counts]) + 1e-9))
 
     def _most(self, restrictions: Restrictions) -> str:
-        pool = next(filter(None, map(pool_of_resource, restrictions)), None)
-        if pool is not None and pool not in self._offers:
-            return f"Its pools: {', '.join(self._offers)}."
-        among = [pool] if pool is not None else list(self._offers)
-        lines = []
-        for resource, amount in restrictions.items():
-            if pool_of_resource(resource):
-                continue
-            name = max(among, key=lambda n: self._offers[n].get(resource, 0))
-            most = self._offers[name].get(resource, 0)
-            if most == 0:
-                lines.append(f"No worker{f' of {pool}' if pool else ''} offers {resource}.")
-            elif most < amount:
-                lines.append(
-                    f"The most that one worker has is {_amount(resource, most)}, in pool {name!r}."
-                )
-        return " ".join(lines) or "Each is there, but not in one pool."
+        pools = [name for name in map(pool_of_resource, restrictions) if name]
+        unknown = next((name for name in pools if name not in self._offers), None)
+        if unknown is not None:
+            near = nearest(unknown, self._offers)
+            hint = f" Did you mean {near!r}?" if near else ""
+            return f"Its pools: {', '.join(self._offers)}.{hint}"
+        if len(pools) > 1:
+            return "One task runs on one pool."
+        among = pools or list(self._offers)
+        lines = [self._most_of(name, n, among) for name, n in restrictions.items()]
+        return " ".join(filter(None, lines)) or self._apart(restrictions)
+
+    def _most_of(self, resource: str, amount: float, among: list[str]) -> str:
+        """Say what there is of one resource, if it is too little."""
+        name = max(among, key=lambda n: self._offers[n].get(resource, 0))
+        most = self._offers[name].get(resource, 0)
+        if most >= amount:
+            return ""
+        of, where = (f" of pool {name!r}", "") if len(among) == 1 else ("", f", in pool {name!r}")
+        if most == 0:
+            return f"No worker{of} has {_kind(resource)}."
+        return f"The most that one worker{of} has is {_amount(resource, most)}{where}."
+
+    def _apart(self, restrictions: Restrictions) -> str:
+        """Say where each of some resources is that are there, but not in one pool."""
+        parts = []
+        for name, amount in restrictions.items():
+            where = [pool for pool, offers in self._offers.items() if offers.get(name, 0) >= amount]
+            parts.append(f"{_amount(name, amount)} in {', '.join(map(repr, where))}")
+        return f"Each is there, but not in one pool: {'; '.join(parts)}."
 
 
 def describe(restrictions: Restrictions) -> str:
@@ -170,6 +185,10 @@ def _amount(resource: str, amount: float) -> str:
     if resource == GPU:
         return f"{amount:g} GPU{'s' if amount > 1 else ''}"
     return f"{amount:g} {resource}"
+
+
+def _kind(resource: str) -> str:
+    return {GPU: "GPUs", MEMORY: "memory"}.get(resource, resource)
 
 
 def _covers(offers: Restrictions, restrictions: Restrictions) -> bool:

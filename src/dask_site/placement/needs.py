@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from types import BuiltinFunctionType, FunctionType, MethodType, NoneType, TracebackType
-from typing import Any
-
-from dask._task_spec import Alias, DataNode, Task, TaskRef
+from dataclasses import astuple, dataclass
+from types import MethodType, TracebackType
+from typing import Any, ClassVar
 
 from dask_site.sitefile.problems import Mistake
 from dask_site.sitefile.units import parse_memory
-
-# What can hold no function: most of what graphs hold.
-_PLAIN = frozenset(
-    (str, bytes, int, float, complex, bool, slice, range, type, NoneType, BuiltinFunctionType)
-    + (TaskRef, Alias)
-)
-# True once a function with needs was made or unpickled here: until then no graph holds any.
-_met = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +103,9 @@ class needs:  # noqa: N801  # a decorator, and a context manager
                 f"needs() decorates functions, and {function.__name__} is a class. For an actor: "
                 "with needs(...): client.submit(..., actor=True)"
             )
+        if isinstance(function, staticmethod | classmethod):
+            kind = type(function).__name__
+            raise TypeError(f"needs() goes below @{kind}, next to the function: swap the two.")
         if not callable(function):
             raise TypeError(f"needs() decorates functions; {function!r} is none.")
         return NeedingFunction(function, self.need)
@@ -134,39 +128,78 @@ class needs:  # noqa: N801  # a decorator, and a context manager
 
 
 class NeedingFunction:
-    """A function with its need; calling it calls the function."""
+    """A function with its need; calling it calls the function.
+
+    It is pickled by reference where a function would be: what a module decorates is looked up
+    there, and does not travel with everything that it refers to.
+    """
+
+    #: Whether one was made or unpickled in this process: until then no graph holds any.
+    met: ClassVar[bool] = False
 
     def __init__(self, function: Callable[..., Any], need: Need) -> None:
-        global _met
-        _met = True
+        NeedingFunction.met = True
         functools.update_wrapper(self, function)
         self.function = function
         self.need = need
+        self.__name__ = _name_of(function)
         if inspect.iscoroutinefunction(function):
-            # What distributed and Tornado look at; inspect only believes true functions.
-            self.__tornado_coroutine__ = True
+            # inspect, and so distributed, believes what has these; in a partial function too.
+            self.__code__ = function.__code__
+            self.__defaults__ = function.__defaults__
+            self.__kwdefaults__ = function.__kwdefaults__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
         return self.function(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else MethodType(self, instance)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return NeedingFunction, (self.function, self.need)
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        place = self._place()
+        return (NeedingFunction, (self.function, self.need)) if place is None else place[1]
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         from dask.base import normalize_token
 
-        return "dask-site-needs", normalize_token(self.function), str(self.need)
+        what = self._place() or normalize_token(self.function)
+        return "dask-site-needs", what, astuple(self.need)
+
+    def _place(self) -> tuple[str, str] | None:
+        """Return the module and the name under which this very object can be imported, if any."""
+        own = self.__dict__
+        module, name = own.get("__module__"), own.get("__qualname__")
+        if not module or not name or module == "__main__" or _by_value(module):
+            return None
+        found: Any = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        return (module, name) if found is self else None
 
     def __repr__(self) -> str:
-        return f"<{getattr(self, '__qualname__', self.function)} with needs: {self.need}>"
+        return f"<{self.__name__} with needs: {self.need}>"
+
+
+def _name_of(function: Any) -> str:
+    name = getattr(function, "__name__", None)
+    if isinstance(name, str):
+        return name
+    from dask.utils import funcname
+
+    return str(funcname(function))
+
+
+def _by_value(module: str) -> bool:
+    """Say whether the user told cloudpickle to send this module's functions themselves."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    registered = cloudpickle.list_registry_pickle_by_value() if cloudpickle else ()
+    return any(module == name or module.startswith(f"{name}.") for name in registered)
 
 
 def any_met() -> bool:
     """Say whether a graph in this process can hold a function with needs at all."""
-    return _met
+    return NeedingFunction.met
 
 
 def _gpus(given: Any) -> float:
@@ -191,82 +224,3 @@ def _name(given: Any) -> str | None:
     if given is not None and (not isinstance(given, str) or not given):
         raise ValueError(f"needs(pool={given!r}): a pool's name, such as 'gpu'.")
     return given
-
-
-class NeedFinder:
-    """Finds the needs of functions in the tasks of one graph.
-
-    Looks into partial functions, closures, NumPy's vectorize, containers, and the tasks that an
-    optimiser fused into one. Remembers what it saw, so that blocks which share their functions
-    cost little.
-    """
-
-    _DEPTH = 12
-
-    def __init__(self) -> None:
-        self._seen: dict[int, tuple[Any, tuple[Need, ...]]] = {}
-
-    def find(self, thing: Any, depth: int = 0) -> tuple[Need, ...]:
-        """Return the needs in a task, function or argument, without duplicates."""
-        kind = type(thing)
-        if kind in _PLAIN or depth > self._DEPTH:
-            return ()
-        if kind is Task:  # each is met once
-            return _together(self.find(part, depth + 1) for part in _parts(thing))
-        known = self._seen.get(id(thing))
-        if known is not None:
-            return known[1]
-        # Before its parts: a recursive function's closure holds the function itself.
-        self._seen[id(thing)] = (thing, ())
-        if kind is NeedingFunction:
-            found = _together([(thing.need,), self.find(thing.function, depth + 1)])
-        else:
-            found = _together(self.find(part, depth + 1) for part in _parts(thing))
-        self._seen[id(thing)] = (thing, found)
-        return found
-
-
-def _together(parts: Iterable[tuple[Need, ...]]) -> tuple[Need, ...]:
-    found: tuple[Need, ...] = ()
-    for part in parts:
-        if part and part != found:
-            found = tuple(dict.fromkeys((*found, *part)))
-    return found
-
-
-def _parts(thing: Any) -> Iterable[Any]:
-    if isinstance(thing, Task):
-        return (thing.func, *thing.args, *thing.kwargs.values())
-    if isinstance(thing, DataNode):
-        return (thing.value,)
-    if isinstance(thing, functools.partial):
-        return (thing.func, *thing.args, *thing.keywords.values())
-    if isinstance(thing, Mapping):
-        return thing.values()
-    if isinstance(thing, list | tuple | set | frozenset):
-        return thing
-    if isinstance(thing, FunctionType):
-        return _captured(thing)
-    if isinstance(thing, MethodType):
-        return (thing.__func__, thing.__self__)
-    return _callable_parts(thing)
-
-
-def _captured(function: FunctionType) -> Iterable[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # a name that is assigned later
-            continue
-
-
-def _callable_parts(thing: Any) -> Iterable[Any]:
-    """Return what callable objects call: toolz.curry and compose, np.vectorize, joblib's batches.
-
-    By their attributes, so that none of those packages has to be imported.
-    """
-    if not callable(thing) or isinstance(thing, type):
-        return ()
-    held = getattr(thing, "__dict__", None) or {}
-    names = ("func", "first", "funcs", "pyfunc", "args", "keywords", "items", "_partial")
-    return [held[name] if name in held else getattr(thing, name, None) for name in names]
