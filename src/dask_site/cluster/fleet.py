@@ -328,8 +328,8 @@ class Fleet:
             return self._pace.interval if self._uncancelled else None
         if not self._something_there():
             return None
-        urgent = self._doubtful or any(r.state != RUNNING for r in self._unfinished())
-        return self._pace.wait(urgent)
+        settled = all(r.state == RUNNING for r in self._unfinished())
+        return self._pace.wait(urgent=bool(self._strange or self._doubtful or not settled))
 
     @property
     def _doubtful(self) -> bool:

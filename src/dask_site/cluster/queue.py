@@ -259,7 +259,8 @@ def _telling(verdict: str, reason: str) -> str:
     """Return a reason that says more than its verdict, else nothing."""
     silent = {
         "FAILED": {"NonZeroExitCode"},
-        "TIMEOUT": {"TimeLimit"},
+        "TIMEOUT": {"TimeLimit", "signal 15"},
+        "CANCELLED": {"signal 9", "signal 15"},
         "OUT_OF_MEMORY": {"OutOfMemory", "signal 125"},
     }
     return "" if reason in silent.get(verdict, set()) | {"None"} else reason

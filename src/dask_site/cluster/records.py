@@ -107,6 +107,7 @@ class JobRecord:
     def queued_again(self) -> None:
         """Begin anew: the manager took it off its node and put it back into the queue."""
         self.spent = self.seconds
+        self.node = ""
         self.started = self.joined_at = self.deadline = None
         self.restarts += 1
 
