@@ -44,6 +44,12 @@ def test_a_workers_address_is_known_when_its_end_is_told():
     assert isinstance(inspect.getattr_static(Nanny, "worker_address"), property), VERSION
 
 
+def test_a_worker_has_its_address_when_its_preloads_start():
+    """faults/blackbox.py: Memo.sign."""
+    start = inspect.getsource(Worker.start_unsafe)
+    assert in_order(start, "self.listen(", "self.preloads.start()", "_register_with_sch"), VERSION
+
+
 def test_a_nanny_gives_its_environment_to_its_workers():
     """faults/blackbox.py: the path of the shared memory."""
     assert "env=self.env" in inspect.getsource(Nanny.instantiate), VERSION

@@ -57,7 +57,7 @@ def test_more_tasks_than_there_is_room_for(memory):
 def test_torn_writing_is_no_error(memory):
     memo = Memo(memory)
     memo.begin("x")
-    memory[20:24] = b"\xff\xff\xff\xff"
+    memory[260:264] = b"\xff\xff\xff\xff"
     assert read(memory) == ([], False, False)
     wipe(memory)
     assert read(memory) == ([], True, False)
@@ -149,6 +149,17 @@ def test_the_next_worker_finds_the_box_empty():
     Memo(worker_side(nanny)).begin("x")
     assert box.report(-9)["executing"] == ["x"]
     assert box.report(-9)["executing"] == []
+
+
+def test_a_worker_that_dies_before_its_nanny_knows_its_address():
+    nanny = fake_nanny(worker_address="tls://of-the-one-before:1")
+    box = NannyBox(nanny)
+    box.attach()
+    memo = Memo(worker_side(nanny))
+    memo.sign("tls://[::1]:2")
+    memo.begin("x")
+    assert box.report(3)["worker"] == "tls://[::1]:2"
+    assert box.report(3)["worker"] == "tls://of-the-one-before:1"
 
 
 def test_the_nannys_own_kill_for_memory_is_told():

@@ -40,7 +40,8 @@ _SAMPLE_MS = 200
 _RECENT_SAMPLES = 25
 _SLOT = 1024
 _SLOTS = 256
-_HEADER = 16
+_HEADER = 256
+_ADDRESS = 16
 _SIZE = _HEADER + _SLOT * _SLOTS
 _CLOSING, _UNKNOWN = 0, 1
 _LENGTH = struct.Struct("<I")
@@ -80,6 +81,11 @@ class Memo:
         self._memory = memory
         self._free = list(range(_SIZE - _SLOT, _HEADER - 1, -_SLOT))
         self._slots: dict[Any, int] = {}
+
+    def sign(self, address: str) -> None:
+        """Note whose memo this is: a worker may die before its nanny has heard of its address."""
+        data = address.encode()[: _HEADER - _ADDRESS]
+        self._memory[_ADDRESS : _ADDRESS + len(data)] = data
 
     def __contains__(self, key: Any) -> bool:
         return key in self._slots
@@ -128,6 +134,11 @@ def read(memory: mmap.mmap) -> tuple[list[Any], bool, bool]:
     return keys, complete, memory[_CLOSING] == 1
 
 
+def signature(memory: mmap.mmap) -> str:
+    """Return the address of the worker whose memo this is; empty if it did not come so far."""
+    return memory[_ADDRESS:_HEADER].rstrip(b"\0").decode(errors="replace")
+
+
 def wipe(memory: mmap.mmap) -> None:
     """Forget everything, for the next worker."""
     memory[0:_HEADER] = bytes(_HEADER)
@@ -168,7 +179,9 @@ async def _attach_worker(worker: Any) -> None:
         return
     with Path(path).open("r+b", buffering=0) as file:
         memory = mmap.mmap(file.fileno(), _SIZE)
-    await worker.plugin_add(BlackBox(Memo(memory)))
+    memo = Memo(memory)
+    memo.sign(worker.address)
+    await worker.plugin_add(BlackBox(memo))
 
 
 class NannyBox:
@@ -215,7 +228,8 @@ class NannyBox:
 
     async def farewell(self) -> None:
         """Tell that the nanny was told to end, with its worker."""
-        await self._send({"worker": self._nanny.worker_address, "how": "closing"}, 1)
+        address = signature(self._memory) or self._nanny.worker_address
+        await self._send({"worker": address, "how": "closing"}, 1)
 
     async def _send(self, report: dict[str, Any], seconds: float) -> None:
         try:
@@ -236,11 +250,12 @@ class NannyBox:
             `nanny_kill` (by its nanny, for memory), `peak` and `limit` (bytes; 0: not known).
         """
         keys, complete, closing = read(self._memory)
+        address = signature(self._memory)
         wipe(self._memory)
         plain = [key for key in keys if _is_plain(key)]
         manager = self._nanny.memory_manager
         return {
-            "worker": self._nanny.worker_address,
+            "worker": address or self._nanny.worker_address,
             "how": "exit",
             "exit_code": exit_code,
             "executing": plain,
