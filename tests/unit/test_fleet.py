@@ -487,6 +487,23 @@ def test_closing_takes_a_handful_of_questions(play):
     assert managers[0].calls["look"] <= 2
 
 
+def test_where_the_manager_cannot_be_asked_a_job_without_workers_has_ended(play, monkeypatch):
+    monkeypatch.setattr("dask_site.cluster.fleet._DESERTED", 0.2)
+
+    async def scene(fleet, manager):
+        manager.can_look = False
+        fleet.submit(pools()["cpu"], 2)
+        await until(lambda: len(manager.jobs) == 2)
+        fleet.worker_joined("cpu-0", "tls://0", "c1")
+        fleet.worker_left("tls://0")
+        await until(lambda: states(fleet) == ["failed", "pending"])
+        assert manager.cancelled == ["1"]
+        assert "did not come back" in fleet.records[0].reason
+        assert not manager.calls["look"]
+
+    play(scene)
+
+
 # -- arrays -----------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster import output
@@ -16,7 +16,7 @@ from dask_site.cluster.errors import ClusterError
 from dask_site.cluster.inquiry import Inquiry
 from dask_site.cluster.pace import Pace
 from dask_site.cluster.queue import ENDED as QUEUE_ENDED
-from dask_site.cluster.queue import Queue, QueueEntry
+from dask_site.cluster.queue import UNKNOWN, Queue, QueueEntry
 from dask_site.cluster.records import (
     CLOSING,
     ENDED,
@@ -44,6 +44,9 @@ _SUBMISSIONS_AT_ONCE = 8
 _ARRAY_MOST = 1000
 # Seconds that jobs get to end by themselves once their workers are closed, and in all.
 _CLOSING_GRACE, _CLOSING_PATIENCE = 5, 15
+# Seconds without any worker after which a job counts as ended where the manager can't be asked: a
+# worker that is started anew takes less.
+_DESERTED = 60
 
 
 class Fleet:
@@ -317,6 +320,7 @@ class Fleet:
                 pass
             try:
                 await self.look()
+                await self._give_up()
                 await self._cancel_again()
             except Exception:
                 logger.exception("Watching the queue went wrong; trying again")
@@ -325,11 +329,31 @@ class Fleet:
     def _patience(self) -> float | None:
         """Return the seconds until there is something to do; None until something changes."""
         if not self._queue.can_look:
-            return self._pace.interval if self._uncancelled else None
+            return self._pace.interval if self._uncancelled or self._deserted() else None
         if not self._something_there():
             return None
         settled = all(r.state == RUNNING for r in self._unfinished())
         return self._pace.wait(urgent=bool(self._strange or self._doubtful or not settled))
+
+    def _deserted(self) -> list[JobRecord]:
+        return [r for r in self.records if r.state == STARTING and r.joined and not r.workers]
+
+    async def _give_up(self) -> None:
+        """Where the manager can't be asked: end jobs whose workers left and did not come back."""
+        if self._queue.can_look:
+            return
+        latest = datetime.now(UTC) - timedelta(seconds=_DESERTED)
+        gone = [r for r in self._deserted() if r.since < latest]
+        for record in gone:
+            entry = QueueEntry(QUEUE_ENDED, UNKNOWN, "its workers left and did not come back")
+            self._course.apply(record, entry, latest)
+        try:
+            await self._queue.cancel([r.job_id for r in gone])
+        except ClusterError as error:
+            logger.debug("Could not cancel them, which is left to the reaper: %s", error)
+            return
+        for record in gone:
+            self._forget(record)
 
     @property
     def _doubtful(self) -> bool:
