@@ -120,7 +120,10 @@ def test_killed_workers_fail_no_task(wrecked, tmp_path):
 
 @pytest.mark.parametrize(
     ("function", "arguments", "how"),
-    [(segfault, (), r"died of signal 11 \(SIGSEGV\)"), (leave, (3,), "ended with exit code 3")],
+    [
+        (segfault, (), r"died of signal 11 \(SIGSEGV\)"),
+        pytest.param(leave, (3,), "ended with exit code 3", marks=pytest.mark.slow),
+    ],
 )
 def test_a_task_that_crashes_is_given_up_and_its_neighbours_finish(
     wrecked, function, arguments, how
@@ -149,6 +152,7 @@ def test_a_job_that_is_told_to_end_is_pardoned(wrecked, tmp_path):
     assert not any(o.strikes for _, o in cluster.scheduler.judge._ordeals.values())
 
 
+@pytest.mark.slow
 def test_a_job_that_vanishes_takes_no_task_with_it(wrecked, tmp_path):
     """No nanny tells: the resource manager does."""
     cluster, client = wrecked(cpu=2)
@@ -209,6 +213,7 @@ def test_a_task_that_is_cancelled_while_its_worker_is_judged(wrecked):
     assert not cluster.scheduler._held
 
 
+@pytest.mark.slow
 def test_closing_while_tasks_are_held_takes_no_longer(wrecked, caplog):
     cluster, client = wrecked(cpu=1)
     future = client.submit(slow, 1, seconds=30)

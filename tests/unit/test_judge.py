@@ -552,7 +552,7 @@ async def test_a_task_that_fits_nowhere_fails_with_its_story():
 async def test_the_resource_manager_pardons(verdict):
     record = JobRecord("cpu-0", "cpu", state=RUNNING)
     bench = Bench("a", record=record)
-    for number in range(20):
+    for number in range(12):
         bench.lose("a", address=f"w{number}")
         await asyncio.sleep(0.06)
         assert bench.scheduler.held == {"a"}
@@ -781,6 +781,17 @@ async def test_users_are_told_once_a_worker_and_not_without_end(caplog):
     assert len(caplog.records) == 10
     assert caplog.records[-1].message.endswith("not told one by one.")
     assert len(bench.judge.events) == 41
+
+
+@judged
+async def test_whatever_goes_wrong_the_tasks_go_on(caplog):
+    bench = Bench("a", "b")
+    bench.lose("a", "b")
+    bench.scheduler.restrict = None
+    bench.tell(code=-9, executing=["a"], oom_kill=True)
+    assert bench.scheduler.held == set()
+    assert not bench.judge.waiting
+    assert "Judging a lost worker went wrong; its tasks go on." in caplog.text
 
 
 @judged

@@ -7,7 +7,8 @@ import logging
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -278,8 +279,11 @@ class Judge(SchedulerPlugin):
 
     def _look(self, case: _Case) -> None:
         """Decide if the evidence is enough, else let those go that are hardly suspect."""
-        if self._open.get(case.address) is not case:
-            return
+        if self._open.get(case.address) is case:
+            with self._letting_go([case]):
+                self._inquire(case)
+
+    def _inquire(self, case: _Case) -> None:
         self._suspect(case)
         if case.evidence.final or case.evidence.nanny_kill:
             self._decide([case], case.evidence.finding)
@@ -295,6 +299,18 @@ class Judge(SchedulerPlugin):
         if not case.suspects:
             self._decide([case], Finding(UNKNOWN, "is gone"))
 
+    @contextmanager
+    def _letting_go(self, cases: list[_Case]) -> Iterator[None]:
+        """Let the tasks go on whatever goes wrong here: held, they would wait for ever."""
+        try:
+            yield
+        except Exception:
+            logger.warning("Judging a lost worker went wrong; its tasks go on.", exc_info=True)
+            for case in cases:
+                _cancel(case.timers)
+                self._open.pop(case.address, None)
+                self._scheduler.let_go(case.held)
+
     def _give_up_waiting(self, case: _Case) -> None:
         if self._open.get(case.address) is case:
             self._decide([case], Finding(UNKNOWN, "is gone, and nothing says why"))
@@ -303,6 +319,10 @@ class Judge(SchedulerPlugin):
 
     def _decide(self, cases: list[_Case], finding: Finding) -> None:
         """Rule on the suspects of one worker, or of several workers of one job."""
+        with self._letting_go(cases):
+            self._settle(cases, finding)
+
+    def _settle(self, cases: list[_Case], finding: Finding) -> None:
         suspects = {case.address: self._suspects_of(case) for case in cases}
         together = sum(map(len, suspects.values()))
         for case in cases:
@@ -412,7 +432,11 @@ class Judge(SchedulerPlugin):
         case.cause = finding.cause
         if finding.cause == MEMORY and case.record is not None:
             self._explained.add(case.record.name)
-        case.closed_at = time.monotonic()
+        if finding.cause in {MEMORY, CRASH}:
+            case.keys = frozenset()
+        now = case.closed_at = time.monotonic()
+        while self._closed and now - self._closed[0].closed_at > _LATE_TAKEN:
+            self._closed.popleft()
         self._closed.append(case)
         self._event(case, finding, rulings)
 
@@ -437,10 +461,14 @@ class Judge(SchedulerPlugin):
         Those that wait somewhere are restricted now; for the others it waits until they are lost
         again, if ever.
         """
+        if finding.cause == UNKNOWN:
+            return
         suspects = {case.address: self._suspects_of(case) for case in cases}
         together = sum(map(len, suspects.values()))
         for case in cases:
             before, case.cause = case.cause, finding.cause
+            if finding.cause == MEMORY and case.record is not None:
+                self._explained.add(case.record.name)
             if finding.cause == PARDON and before == UNKNOWN:
                 for suspect in suspects[case.address]:
                     suspect.ordeal.losses -= 1

@@ -41,9 +41,11 @@ def warning(
     """Return what to tell the user of a worker's death: what died where, why, and what is next."""
     parts = [f"{place} {finding.how}{_memory(place, finding, peak)}."]
     parts += [_fate(do, group, court) for do, group in _grouped(rulings)]
-    if others:
-        began = "that had not begun there" if rulings else "of it"
-        parts.append(f"{_count(others, 'task')} {began} {'go' if others > 1 else 'goes'} on.")
+    if others and rulings:
+        go = "go" if others > 1 else "goes"
+        parts.append(f"{_count(others, 'task')} that had not begun there {go} on.")
+    elif others:
+        parts.append(f"{others} of its tasks {'go' if others > 1 else 'goes'} on.")
     return " ".join(parts)
 
 
