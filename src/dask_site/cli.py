@@ -2,8 +2,10 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +13,12 @@ from dask_site import __version__
 from dask_site.site import Pool, Site, SiteError, format_memory, format_walltime
 from dask_site.sitefile import reader
 
+if TYPE_CHECKING:
+    from dask_site.cluster.reach import Answer
+
+_FAILED = 1
 _INVALID = 2
+_WATCHED_EVERY = 2.0
 _HEADS = (
     "pool",
     "queue",
@@ -36,12 +43,14 @@ def _examples(*lines: str) -> str:
     name="site",
     context_settings=_CONTEXT,
     epilog=_examples(
-        "dask-site check inventories/mycentre/group_vars/all/site.yml", "dask-site pools"
+        "dask-site check inventories/mycentre/group_vars/all/site.yml",
+        "dask-site pools",
+        "dask-site explain --watch",
     ),
 )
 @click.version_option(__version__, prog_name="dask-site")
 def main() -> None:
-    """Dask for HPC centres: check and render the description of a site."""
+    """Dask for HPC centres: what a site offers, and what your clusters wait for."""
 
 
 @main.command(
@@ -110,6 +119,63 @@ def pools(file: str | None, as_json: bool) -> None:
         _print_json(site.to_mapping()["pools"])
     else:
         click.echo(_table(site))
+
+
+@main.command(
+    epilog=_examples(
+        "dask-site explain", "dask-site explain mine --watch", "dask-site explain --json"
+    )
+)
+@click.argument("cluster", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the clusters as a JSON list.")
+@click.option("--watch", is_flag=True, help="Again every two seconds, until Ctrl-C.")
+def explain(cluster: str | None, as_json: bool, watch: bool) -> None:
+    """Explain what your running clusters do, what waits there and why.
+
+    All of them, or the one whose name is CLUSTER. Exits with 1 if there is none, or one does not
+    answer.
+    """
+    with _site_errors():
+        state_dir = Site.find().state_path()
+    from dask_site.cluster import reach
+    from dask_site.cluster.errors import ClusterError
+
+    try:
+        answers = reach.explain(reach.cards(state_dir, cluster))
+        _print_answers(answers, as_json, watch)
+        while watch and any(answer.explanation for answer in answers):
+            time.sleep(_WATCHED_EVERY)
+            answers = reach.explain(reach.cards(state_dir, cluster))
+            if not as_json:
+                click.clear()
+            _print_answers(answers, as_json, watch)
+    except KeyboardInterrupt:
+        return
+    except ClusterError as error:
+        sys.exit(_say(str(error)))
+    running = [answer for answer in answers if not answer.gone]
+    if not running:
+        sys.exit(_say(f"No cluster of yours is running (looked in {state_dir})."))
+    if not all(answer.explanation for answer in running):
+        sys.exit(_FAILED)
+
+
+def _say(trouble: str) -> int:
+    click.echo(trouble, err=True)
+    return _FAILED
+
+
+def _print_answers(answers: list["Answer"], as_json: bool, one_line: bool) -> None:
+    for answer in answers:
+        if answer.trouble:
+            click.echo(answer.trouble, err=True)
+    if as_json:
+        told = [answer.to_dict() for answer in answers if not answer.gone]
+        click.echo(json.dumps(told, indent=None if one_line else 2))
+        return
+    texts = [f"{answer.card}\n\n{answer.explanation}" for answer in answers if answer.explanation]
+    if texts:
+        click.echo("\n\n\n".join(texts))
 
 
 def _load(file: str) -> Site:

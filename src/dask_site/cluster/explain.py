@@ -6,13 +6,23 @@ import html
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from dask_site.cluster.records import PENDING, SUBMITTING, JobRecord, Table, sentence
+from dask_site.cluster.reasons import (
+    DONE,
+    ERRED,
+    PLANNED,
+    READY,
+    RUNNING,
+    WAITING,
+    Reasons,
+    duration_text,
+)
+from dask_site.cluster.records import PENDING, SUBMITTING, Table
 from dask_site.placement.matching import Shape
-from dask_site.scaling.lookahead import LATER
 
 if TYPE_CHECKING:
     from dask_site.cluster.fleet import Fleet
@@ -20,17 +30,15 @@ if TYPE_CHECKING:
     from dask_site.scaling.by_demand import Controller
     from dask_site.site import Pool, Site
 
-_RUNNING, _READY, _WAITING = "running", "ready", "waiting"
-_DONE, _PLANNED, _FAILED = "done", "not submitted", "failed"
 #: Columns of tasks, in the order in which they are shown.
-STATES = (_PLANNED, _WAITING, _READY, _RUNNING, _DONE, _FAILED)
+STATES = (PLANNED, WAITING, READY, RUNNING, DONE, ERRED)
 _FACES = {
-    "processing": _RUNNING,
-    "queued": _READY,
-    "no-worker": _READY,
-    "waiting": _WAITING,
-    "memory": _DONE,
-    "erred": _FAILED,
+    "processing": RUNNING,
+    "queued": READY,
+    "no-worker": READY,
+    "waiting": WAITING,
+    "memory": DONE,
+    "erred": ERRED,
 }
 
 
@@ -92,12 +100,12 @@ class Explanation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Explanation:
-        """Return the explanation that `to_dict` wrote."""
-        lines = [TaskLine(**{**line, "pools": tuple(line["pools"])}) for line in values["tasks"]]
+        """Return the explanation that `to_dict` wrote, be it that of another version."""
+        lines = [{**line, "pools": tuple(line["pools"])} for line in values["tasks"]]
         return cls(
             cluster=values["cluster"],
-            tasks=lines,
-            pools=[PoolLine(**line) for line in values["pools"]],
+            tasks=[TaskLine(**_known(TaskLine, line)) for line in lines],
+            pools=[PoolLine(**_known(PoolLine, line)) for line in values["pools"]],
             reasons=list(values["reasons"]),
             taken=datetime.fromisoformat(values["taken"]),
         )
@@ -135,9 +143,13 @@ class Explanation:
                 "workers ": lambda p: f"{p.workers}/{p.target}",
                 "jobs pending ": lambda p: str(p.pending),
                 "queue takes ": lambda p: duration_text(p.queue_wait),
-                "": _standing,
+                "note": _standing,
             },
         )
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: values[f.name] for f in fields(kind) if f.name in values}
 
 
 def _count_of(state: str) -> Any:
@@ -157,17 +169,6 @@ def _hanging(text: str) -> str:
     return text.replace("\n", "\n  ")
 
 
-def duration_text(seconds: float) -> str:
-    """Return a duration for people: ``3 s``, ``5 min``, ``2.5 h``."""
-    if seconds < 0.95:
-        return f"{seconds:.1f} s" if seconds > 0.05 else "0 s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"
-
-
 class Explainer:
     """Explains one cluster; its methods run in the scheduler's event loop."""
 
@@ -184,17 +185,27 @@ class Explainer:
         self._scheduler = scheduler
         self._fleet = fleet
         self._controller = controller
+        self._reasons = Reasons(site, scheduler, fleet, controller)
 
     async def everything(self) -> Explanation:
         """Explain all unfinished work of the cluster."""
+        return self.now()
+
+    def now(self) -> Explanation:
+        """Explain all unfinished work of the cluster, from within the event loop."""
         tasks: dict[Shape, Counter[str]] = {}
         seconds: dict[Shape, float] = defaultdict(float)
         for cell in self._scheduler.demand.cells():
             counted = tasks.setdefault(cell.shape, Counter())
             for state, face in _FACES.items():
-                if face not in {_DONE, _FAILED}:
+                if face not in {DONE, ERRED}:
                     counted[face] += cell.count[state]
             seconds[cell.shape] += cell.unfinished * self._scheduler.seconds_of(cell.prefix)
+        executed = Counter(self._shape(ts) for ts in self._executed())
+        for shape, counted in tasks.items():
+            queued = max(0, counted[RUNNING] - executed[shape])
+            counted[RUNNING] -= queued
+            counted[READY] += queued
         return self._explained(tasks, seconds)
 
     async def work(
@@ -203,18 +214,23 @@ class Explainer:
         """Explain the work behind some keys, and a graph that is not submitted yet."""
         tasks: dict[Shape, Counter[str]] = {}
         seconds: dict[Shape, float] = defaultdict(float)
+        unfinished = set()
+        executed = self._executed()
         for ts in self._behind(keys):
-            shape = self._scheduler.matcher.shape(ts.resource_restrictions)
-            face = self._face(ts)
+            shape = self._shape(ts)
+            queued = ts.state == "processing" and ts not in executed
+            face = READY if queued else _FACES.get(ts.state, WAITING)
             tasks.setdefault(shape, Counter())[face] += 1
-            if face not in {_DONE, _FAILED}:
+            if face != DONE:
+                unfinished.add(ts.key)
+            if face not in {DONE, ERRED}:
                 seconds[shape] += self._scheduler.seconds_of(ts.prefix)
         for key, resources in self._scheduler.placer.resources(graph, around).items():
             if key not in self._scheduler.tasks:
                 shape = self._scheduler.matcher.shape(resources)
-                tasks.setdefault(shape, Counter())[_PLANNED] += 1
+                tasks.setdefault(shape, Counter())[PLANNED] += 1
                 seconds[shape] += self._scheduler.expected_seconds(key)
-        return self._explained(tasks, seconds)
+        return self._explained(tasks, seconds, unfinished)
 
     def _behind(self, keys: Iterable[Any]) -> Iterator[Any]:
         """Yield the tasks of some keys, and what is unfinished of what they depend on."""
@@ -228,15 +244,27 @@ class Explainer:
                     seen.add(dts)
                     stack.append(dts)
 
-    def _face(self, ts: Any) -> str:
-        if ts.state == "processing" and ts not in ts.processing_on.executing:
-            queue = ts.processing_on.processing
-            if len(queue) > ts.processing_on.nthreads:
-                return _READY
-        return _FACES.get(ts.state, _WAITING)
+    def _executed(self) -> set[Any]:
+        """Return the tasks that workers execute, without those that are queued there."""
+        found: set[Any] = set()
+        for ws in self._scheduler.workers.values():
+            if len(ws.processing) <= ws.nthreads:
+                found.update(ws.processing)
+                continue
+            # As of the last heartbeat; for those that have ended since, others have begun.
+            known = [ts for ts in ws.executing if ts in ws.processing]
+            others = (ts for ts in ws.processing if ts not in ws.executing)
+            found.update(known, islice(others, max(0, ws.nthreads - len(known))))
+        return found
+
+    def _shape(self, ts: Any) -> Shape:
+        return self._scheduler.matcher.shape(ts.resource_restrictions)
 
     def _explained(
-        self, tasks: Mapping[Shape, Counter[str]], seconds: Mapping[Shape, float]
+        self,
+        tasks: Mapping[Shape, Counter[str]],
+        seconds: Mapping[Shape, float],
+        keys: set[Any] | None = None,
     ) -> Explanation:
         order = sorted(tasks, key=lambda shape: (len(shape.restrictions), shape.restrictions))
         lines = [
@@ -250,15 +278,7 @@ class Explainer:
             if sum(tasks[shape].values())
         ]
         pools = [self._pool(pool) for pool in self._site.pools.values()]
-        concerned = {pool for shape in tasks for pool in shape.slots}
-        reasons = [
-            reason
-            for pool in self._site.pools.values()
-            if pool.name in concerned or not lines
-            for reason in self._pool_reasons(pool)
-        ]
-        reasons += self._shape_reasons(tasks)
-        return Explanation(self._name, lines, pools, reasons)
+        return Explanation(self._name, lines, pools, self._reasons.of(tasks, keys))
 
     def _pool(self, pool: Pool) -> PoolLine:
         records = self._fleet.of(pool.name)
@@ -274,76 +294,3 @@ class Explainer:
             queue_wait=self._controller.waits.expected(pool.name, records),
             paused=rules.paused,
         )
-
-    def _pool_reasons(self, pool: Pool) -> Iterator[str]:
-        rules = self._controller.rules[pool.name]
-        if rules.paused:
-            yield (
-                f"Pool {pool.name!r} is paused, since its jobs failed; when that is mended: "
-                f"cluster.resume({pool.name!r}). {rules.paused}"
-            )
-        records = self._fleet.of(pool.name)
-        pending: dict[str, list[JobRecord]] = {}
-        for record in records:
-            if record.state == PENDING:
-                pending.setdefault(record.reason, []).append(record)
-        for reason, waiting in pending.items():
-            yield _pending(pool.name, reason, waiting)
-        target = self._controller.scaling.targets[pool.name]
-        if rules.by_demand and target and target >= rules.most:
-            jobs = int(rules.most // pool.processes)
-            yield (
-                f"Pool {pool.name!r} is at its bound of {rules.most:g} workers ({jobs} "
-                f"job{'s'[: jobs != 1]}): more work waits for them."
-            )
-
-    def _shape_reasons(self, tasks: Mapping[Shape, Counter[str]]) -> Iterator[str]:
-        for shape, counted in tasks.items():
-            waiting = counted[_WAITING] + counted[_READY] + counted[_PLANNED]
-            if not shape.slots and waiting:
-                yield (
-                    f"{_tasks(waiting)} with a need of {shape} found no pool of {self._site.name} "
-                    "that has it: waiting for a worker that offers it."
-                )
-            elif shape in self._controller.expected:
-                yield from self._coming(shape, counted)
-
-    def _coming(self, shape: Shape, counted: Counter[str]) -> Iterator[str]:
-        ready_in, lead = self._controller.expected[shape]
-        first = next(iter(shape.slots))
-        if counted[_WAITING] and not counted[_READY] + counted[_RUNNING]:
-            when = (
-                f"will be ready in about {duration_text(ready_in)}"
-                if ready_in != LATER
-                else "will not be ready soon"
-            )
-            asked = bool(self._controller.scaling.targets[first])
-            what = "its workers are on their way" if asked else "it is not asked for workers yet"
-            yield (
-                f"{_tasks(counted[_WAITING])} with a need of {shape} {when}; a job of pool {first!r} "
-                f"takes about {duration_text(lead)} to come: {what}."
-            )
-
-
-def _pending(pool: str, reason: str, records: list[JobRecord]) -> str:
-    numbers = ", ".join(r.job_id for r in records[:3] if r.job_id)
-    more = f" and {len(records) - 3} more" if len(records) > 3 else ""
-    why = f": {reason}" if reason else ""
-    starts = [r.expected_start for r in records if r.expected_start is not None]
-    text = f"{sentence(_jobs(len(records)))} of pool {pool!r} ({numbers}{more}) pending{why}."
-    if starts:
-        first = min(starts)
-        seconds = max(0.0, (first - datetime.now(UTC)).total_seconds())
-        text += (
-            f" The resource manager expects to start {'it' if len(records) == 1 else 'the first'} "
-            f"at {first:%Y-%m-%d %H:%M:%SZ}, in {duration_text(seconds)}."
-        )
-    return text
-
-
-def _jobs(count: int) -> str:
-    return f"{count} job{'s'[: count != 1]}"
-
-
-def _tasks(count: int) -> str:
-    return f"{count:,} task{'s'[: count != 1]}"
