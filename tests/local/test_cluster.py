@@ -311,11 +311,6 @@ def test_a_cancel_that_fails_is_tried_again(site, monkeypatch, caplog):
         assert caplog.text.count("Could not cancel jobs") == 1
 
 
-def test_adapt_says_what_to_do_instead(cluster):
-    with pytest.raises(NotImplementedError, match=r"cluster.scale\(cpu=4\)"):
-        cluster.adapt(maximum=4)
-
-
 def test_a_job_that_dies_before_its_worker_joins_is_told_with_its_output(site, caplog):
     broken = changed(site, highmem={"prologue": ["echo the module is not there >&2; exit 3"]})
     with Cluster(broken) as cluster, caplog.at_level(logging.WARNING, "dask_site"):

@@ -33,6 +33,7 @@ from dask_site.cluster.explain import Explainer, Explanation
 from dask_site.cluster.fleet import Fleet
 from dask_site.cluster.folder import ClusterFolder
 from dask_site.cluster.jobs import JobFactory, job_class, job_name
+from dask_site.cluster.panel import Panel
 from dask_site.cluster.queue import queue_for
 from dask_site.cluster.reaper import Reaper
 from dask_site.cluster.records import Table, job_table
@@ -123,6 +124,7 @@ class Cluster(DaskCluster):
         self._dashboard = self._local if dashboard is None else dashboard
         self._port = self.site.scheduler.port if port is None else _port(port)
         self._summary = Summary()
+        self._panel = Panel(list(self.site.pools), self._dashboard)
         self._fleet: Fleet | None = None
         self._folder: ClusterFolder | None = None
         self._reaper: Reaper | None = None
@@ -173,6 +175,7 @@ class Cluster(DaskCluster):
         self._explainer = Explainer(
             self.name, self.site, self.scheduler, self._fleet, self._controller
         )
+        self._panel.start(self.scheduler, self._controller, self._explainer)
         self.scheduler.handlers["dask_site_explain"] = self._explained
         self._folder.write("cluster.json", self._card())
         self.scheduler_comm = rpc(
@@ -202,16 +205,7 @@ class Cluster(DaskCluster):
         routes = {} if self._dashboard else {"distributed.scheduler.http.routes": _HEALTH}
         try:
             with dask.config.set(routes):
-                scheduler = PoolScheduler(
-                    site=self.site,
-                    interface=self.site.scheduler.interface,
-                    host="127.0.0.1" if self._local and not self.site.scheduler.interface else None,
-                    port=self._port,
-                    protocol="tls://",
-                    security=self.security,
-                    dashboard=self._dashboard,
-                    dashboard_address=f"127.0.0.1:{_dashboard_port() if self._dashboard else 0}",
-                )
+                scheduler = self._new_scheduler()
                 await scheduler
         except (OSError, ValueError, RuntimeError) as error:
             raise ClusterError(
@@ -221,6 +215,20 @@ class Cluster(DaskCluster):
                 "interface and the port."
             ) from None
         return scheduler
+
+    def _new_scheduler(self) -> PoolScheduler:
+        interface = self.site.scheduler.interface
+        with self._panel.pages():
+            return PoolScheduler(
+                site=self.site,
+                interface=interface,
+                host="127.0.0.1" if self._local and not interface else None,
+                port=self._port,
+                protocol="tls://",
+                security=self.security,
+                dashboard=self._dashboard,
+                dashboard_address=f"127.0.0.1:{_dashboard_port() if self._dashboard else 0}",
+            )
 
     async def _close(self) -> None:
         if self.status == Status.closed:
@@ -235,6 +243,7 @@ class Cluster(DaskCluster):
         self.status = Status.closing
         scheduler = getattr(self, "scheduler", None)
         gone = True
+        self._panel.stop()
         if self._controller is not None:
             self._controller.stop()
         if self._waits is not None:
@@ -604,7 +613,7 @@ def _seconds(name: str, given: Any) -> float | None:
         return None
     try:
         seconds = float(parse_timedelta(given))
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         seconds = -1.0
     if not 0 < seconds < math.inf:
         raise ValueError(f'adapt({name}={given!r}): a time such as "2 min" or 120.')

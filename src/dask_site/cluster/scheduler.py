@@ -248,7 +248,7 @@ class PoolScheduler(Scheduler):
     # -- workers that go ---------------------------------------------------------------------
 
     def close_to_new_work(self, address: str) -> None:
-        """Let a worker finish what it runs, and hand what it has not begun to others."""
+        """Let a worker begin nothing any more; `take_back` hands what it has to others."""
         ws = self.workers.get(address)
         if ws is None:
             return
@@ -262,28 +262,30 @@ class PoolScheduler(Scheduler):
                 "stimulus_id": stimulus,
             },
         )
-        self._hand_back(ws, 0.0, stimulus)
 
-    def hand_back(self, address: str, seconds: float) -> None:
-        """Hand to others what a worker has not begun and can't finish within `seconds`."""
+    def take_back(self, address: str, seconds: float = 0.0) -> None:
+        """Hand to others what a worker has not begun and can't finish within `seconds`.
+
+        What it has begun is known as of its last heartbeat. While it goes on beginning tasks, the
+        next ones are left to it.
+        """
         ws = self.workers.get(address)
-        if ws is not None:
-            self._hand_back(ws, seconds, _stimulus("hand-back"))
-
-    def _hand_back(self, ws: Any, seconds: float, stimulus: str) -> None:
+        if ws is None:
+            return
         room = seconds * ws.nthreads - sum(
             max(0.0, self._get_prefix_duration(ts.prefix) - ran) for ts, ran in ws.executing.items()
         )
-        begun = ws.executing
+        left = ws.nthreads if ws.status == Status.running else 0
         given_back = {}
         for ts in sorted(ws.processing, key=lambda ts: ts.priority):
-            if ts in begun or ts in ws.long_running or ts.actor:
+            if ts in ws.executing or ts in ws.long_running or ts.actor:
                 continue
+            left -= 1
             room -= self._get_prefix_duration(ts.prefix)
-            if room < 0:
+            if left < 0 and room < 0:
                 given_back[ts.key] = "released"
         if given_back:
-            self.transitions(given_back, stimulus)
+            self.transitions(given_back, _stimulus("take-back"))
 
     # -- what was lost with a worker ---------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -152,7 +153,8 @@ class Controller:
         self.waits.observe(self._fleet.records)
         live = {name: self._fleet.of(name) for name in self.rules}
         cells = list(self._scheduler.demand.cells())
-        self._walltimes.mind(live, self._longest(cells))
+        full = {name: self._is_full(name, live[name]) for name in live}
+        self._walltimes.mind(live, self._longest(cells), full)
         wanted = plan(
             self._work(cells, live),
             {n: Limits(r.least, r.most) for n, r in self.rules.items() if r.by_demand},
@@ -237,6 +239,13 @@ class Controller:
 
     # -- jobs --------------------------------------------------------------------------------
 
+    def _is_full(self, name: str, live: list[JobRecord]) -> bool:
+        pool, rules = self._site.pools[name], self.rules[name]
+        most = min(
+            rules.most, math.inf if pool.max_jobs is None else pool.max_jobs * pool.processes
+        )
+        return len(live) * pool.processes >= most
+
     def _supply(self, pool: Pool, rules: Rules, live: list[JobRecord]) -> None:
         target = -(-self.scaling.targets[pool.name] // pool.processes)
         staying = [r for r in live if r.name not in self._walltimes.leaving]
@@ -308,17 +317,15 @@ class Controller:
                 self._surplus_since.pop(record.name, None)
             return
         idle.sort(key=self.scaling.cost_of_losing)
-        spared = []
         for record in idle[:surplus]:
             since = self._surplus_since.setdefault(record.name, now)
-            if now - since >= grace and now >= self._stays_until.get(record.name, 0.0):
-                spared.append(record)
-        leaving = [r for r in spared if not r.workers or self._has_room_elsewhere(r, spared)]
-        self.scaling.retirement.retire(leaving, quietly=True)
+            waited = now - since >= grace and now >= self._stays_until.get(record.name, 0.0)
+            if waited and self._has_room_elsewhere(record):
+                self.scaling.retirement.retire([record], quietly=True)
 
     def _kept(self, record: JobRecord) -> None:
         self._stays_until[record.name] = monotonic() + 60.0
-        self._walltimes.draining.discard(record.name)
+        self._walltimes.kept(record)
 
     def _grace(self, pool: str) -> float:
         """Return how long an idle job is kept: as long as getting it again would take."""
@@ -327,24 +334,24 @@ class Controller:
         return min(max(self.waits.expected(pool), 5.0), 120.0)
 
     def _is_idle(self, record: JobRecord) -> bool:
-        if record.name in self._walltimes.draining or record.state == CLOSING:
+        if self._walltimes.is_draining(record) or record.state == CLOSING:
             return False
         there = self._scheduler.workers
         workers = [there[address] for address in record.workers if address in there]
         return not any(ws.processing or ws.actors for ws in workers)
 
-    def _has_room_elsewhere(self, record: JobRecord, leaving: list[JobRecord]) -> bool:
+    def _has_room_elsewhere(self, record: JobRecord) -> bool:
         """Say whether others could take what the workers of an idle job hold."""
-        going = {address for r in leaving for address in r.workers}
         mine = [self._scheduler.workers[a] for a in record.workers if a in self._scheduler.workers]
         held = sum(ws.nbytes for ws in mine)
         if not held:
             return True
-        room = sum(
-            max(0.0, 0.6 * ws.memory_limit - ws.metrics.get("memory", ws.nbytes))
-            for ws in self._scheduler.running
-            if ws.address not in going
-        )
+        room = 0.0
+        for ws in self._scheduler.running:
+            other = self._fleet.job_of(ws.address)
+            if other is not None and other.live and other is not record:
+                used = ws.metrics.get("memory", ws.nbytes)
+                room += max(0.0, 0.6 * ws.memory_limit - used)
         return bool(held < room)
 
     # -- looking at it -----------------------------------------------------------------------

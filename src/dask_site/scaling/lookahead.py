@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from dask_site.placement.matching import Matcher, Shape
@@ -43,9 +43,7 @@ class Lookahead:
         self._left: dict[Any, tuple[Shape, float]] = {}
         self._shape_threads: dict[Shape, tuple[int, float]] = {}
 
-    def arrival(
-        self, waiting: Mapping[Any, None], horizon: float, rest: float
-    ) -> tuple[float, float]:
+    def arrival(self, waiting: dict[Any, None], horizon: float, rest: float) -> tuple[float, float]:
         """Return when the first and the last of some waiting tasks will be ready, in seconds.
 
         Parameters
@@ -58,7 +56,7 @@ class Lookahead:
             Seconds that all other work takes, for where the graph is too large to look at.
         """
         first = list(itertools.islice(waiting, _SAMPLES))
-        last = list(itertools.islice(reversed(list(waiting)), _SAMPLES)) if len(first) > 2 else []
+        last = list(itertools.islice(reversed(waiting), _SAMPLES)) if len(first) > 2 else []
         times = [self._ready_in(ts, horizon, rest) for ts in {*first, *last}]
         return min(times), max(times)
 

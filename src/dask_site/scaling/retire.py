@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster.records import CLOSING, RUNNING, STARTING, JobRecord
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from dask_site.cluster.scheduler import PoolScheduler
 
 logger = logging.getLogger("dask_site")
+# Seconds within which a worker has read a message.
+_TOLD = 0.2
 
 
 class Retirement:
@@ -59,10 +62,22 @@ class Retirement:
             self._scheduler.close_to_new_work(address)
         self._spawn(self._drain(record, seconds))
 
+    def end(self, record: JobRecord) -> None:
+        """End a job at once, with what it holds: its time is over."""
+        record.enter(CLOSING)
+        self._spawn(self._fleet.end([record]))
+
     async def _drain(self, record: JobRecord, seconds: float) -> None:
-        deadline = asyncio.get_running_loop().time() + seconds
-        while self._busy(record) and asyncio.get_running_loop().time() < deadline:
+        begun = time()
+        asked = set(record.workers)
+        while self._busy(record) and time() < begun + seconds:
             await asyncio.sleep(0.1)
+            for address in list(asked):
+                ws = self._scheduler.workers.get(address)
+                # Its heartbeat tells what it had begun when it was told to begin no more.
+                if ws is None or ws.last_seen > begun + _TOLD:
+                    asked.discard(address)
+                    self._scheduler.take_back(address)
         if record.live:
             record.enter(CLOSING)
             await self._end([record], quietly=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from time import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _LEAST_MARGIN = 6.0
 _MOST_MARGIN = 600.0
+_TRY_AGAIN = 2.0
 
 
 class Walltimes:
@@ -33,52 +35,81 @@ class Walltimes:
     ----------
     leaving : set of str
         Names of jobs that end within the time that another one takes to come.
-    draining : set of str
-        Names of jobs that take no new work any more.
     """
 
     def __init__(self, scheduler: PoolScheduler, retirement: Retirement, waits: Waits) -> None:
         self.leaving: set[str] = set()
-        self.draining: set[str] = set()
         self._scheduler = scheduler
         self._retirement = retirement
         self._waits = waits
+        # Jobs that take no new work any more, and when their results are tried to be moved again.
+        self._draining: dict[str, float] = {}
 
-    def mind(self, live: Mapping[str, list[JobRecord]], longest: float) -> None:
-        """Look at all live jobs, by pool; `longest` is how long the longest task takes, in s."""
+    def mind(
+        self, live: Mapping[str, list[JobRecord]], longest: float, full: Mapping[str, bool]
+    ) -> None:
+        """Look at all live jobs once.
+
+        Parameters
+        ----------
+        live : dict of str to list of JobRecord
+            By pool.
+        longest : float
+            Seconds that the longest of the present tasks takes.
+        full : dict of str to bool
+            Whether a pool is at its bound, so that the next job comes only when one has gone.
+        """
         ending: dict[str, tuple[float, float]] = {}
         self.leaving = set()
         for pool, records in live.items():
             lead = self._waits.expected(pool)
-            for record in records:
-                if record.deadline is not None and record.walltime is not None and record.workers:
-                    self._mind(record, record.deadline, record.walltime, lead, longest, ending)
+            limited = [r for r in records if r.deadline is not None and r.walltime and r.workers]
+            limited.sort(key=_deadline)
+            for number, record in enumerate(limited):
+                # All at once they would have nobody to hand their results to.
+                first = full[pool] and number < len(limited) // 2
+                self._mind(record, lead, longest, ending, first=first)
         self._scheduler.set_ending(ending, longest)
+
+    def is_draining(self, record: JobRecord) -> bool:
+        """Say whether a job takes no new work any more."""
+        return record.name in self._draining
+
+    def kept(self, record: JobRecord) -> None:
+        """Try again soon to move the results of a job that nobody could take."""
+        if record.name in self._draining:
+            self._draining[record.name] = time() + _TRY_AGAIN
 
     def _mind(
         self,
         record: JobRecord,
-        deadline: datetime,
-        limit: timedelta,
         lead: float,
         longest: float,
         ending: dict[str, tuple[float, float]],
+        *,
+        first: bool,
     ) -> None:
-        walltime = limit.total_seconds()
+        walltime = record.walltime.total_seconds() if record.walltime else math.inf
         margin = self._margin(record, walltime)
-        left = (deadline - datetime.now(UTC)).total_seconds() - margin
+        early = min(lead + margin, walltime / 3) if first else 0.0
+        to_the_end = (_deadline(record) - datetime.now(UTC)).total_seconds()
+        left = to_the_end - margin - early
         if left < min(lead, walltime / 2):
             self.leaving.add(record.name)
-        if record.name in self.draining:
-            return
-        if left <= 0:
-            self.draining.add(record.name)
-            self._retirement.drain(record, margin / 3)
+        if to_the_end < 0:
+            self._retirement.end(record)
+        elif left <= 0:
+            self._drain(record, margin / 3)
         elif left < max(1.2 * longest, lead):
             for address in record.workers:
                 ending[address] = (time() + left, walltime)
                 if left < 1.2 * longest:
-                    self._scheduler.hand_back(address, left)
+                    self._scheduler.take_back(address, left)
+
+    def _drain(self, record: JobRecord, seconds: float) -> None:
+        if time() >= self._draining.get(record.name, 0.0):
+            self._draining[record.name] = math.inf
+            self._retirement.drain(record, seconds)
 
     def _margin(self, record: JobRecord, walltime: float) -> float:
         """Return the seconds before its end in which a job's results are moved."""
@@ -86,3 +117,7 @@ class Walltimes:
         held = sum(there[a].nbytes for a in record.workers if a in there)
         moving = 2 * held / max(self._scheduler.bandwidth, 1e6)
         return float(min(max(0.05 * walltime, _LEAST_MARGIN, moving), walltime / 3, _MOST_MARGIN))
+
+
+def _deadline(record: JobRecord) -> datetime:
+    return record.deadline or datetime.max.replace(tzinfo=UTC)

@@ -1,0 +1,276 @@
+"""Pools that follow the work, on real local processes."""
+
+import logging
+import os
+import signal
+import time
+
+import dask
+import numpy as np
+import psutil
+import pytest
+from conftest import SITE
+from places import count, here, slow
+
+from dask_site import Cluster, NeedError, Site, needs, pool
+from dask_site.cluster.errors import PoolError
+
+
+@pytest.fixture
+def make(state_dir):
+    """Start a cluster on a changed site: ``make(gpu={"max_jobs": 2})``."""
+    started = []
+
+    def cluster(**pools):
+        changed = {name: {**SITE["pools"][name], **pools.get(name, {})} for name in SITE["pools"]}
+        site = Site.from_mapping({**SITE, "pools": changed, "state_dir": str(state_dir)})
+        new = Cluster(site)
+        started.append(new)
+        return new
+
+    yield cluster
+    for one in started:
+        one.close()
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def jobs_by_pool(cluster):
+    return {name: sum(j.pool == name for j in cluster.jobs) for name in cluster.pools}
+
+
+def workers(cluster):
+    return {
+        name: sum(len(j.workers) for j in cluster.jobs if j.pool == name) for name in SITE["pools"]
+    }
+
+
+def sleepy(x, seconds=0.2):
+    time.sleep(seconds)
+    return here()
+
+
+on_gpu = needs(gpu=1)(sleepy)
+in_much_memory = needs(memory="700MiB")(sleepy)
+
+
+@pytest.mark.slow
+def test_pools_come_when_their_work_does_and_go_when_it_is_done(make):
+    cluster = make()
+    cluster.adapt(target_duration=3)
+    with cluster.get_client() as client:
+        first = [dask.delayed(sleepy, pure=False)(i) for i in range(16)]
+        second = [dask.delayed(on_gpu, pure=False)(x) for x in first[:6]]
+        last = dask.delayed(in_much_memory, pure=False)(second)
+        futures = client.compute([*first, *second, last])
+        results = client.gather(futures)
+        assert "gpu" not in results[:16]
+        assert set(results[16:22]) == {"gpu"}
+        assert results[22] == "highmem"
+        asked = jobs_by_pool(cluster)
+        assert 1 <= asked["cpu"] <= 4
+        # Two workers a job: no more jobs than the work and the GPUs make sense of.
+        assert asked["gpu"] <= 3
+        assert asked["highmem"] <= 2
+        del futures
+        assert until(lambda: {j.state for j in cluster.jobs} == {"ended"})
+
+
+def test_nothing_is_asked_for_without_work(make):
+    cluster = make()
+    time.sleep(2.5)
+    assert list(cluster.jobs) == []
+
+
+@pytest.mark.slow
+def test_what_idle_workers_hold_is_never_lost(make, tmp_path):
+    cluster = make()
+    cluster.adapt(target_duration=1, idle=1)
+    with cluster.get_client() as client:
+        futures = client.map(count, range(12), folder=str(tmp_path))
+        client.gather(futures)
+        with pool("gpu"):
+            block = client.submit(np.ones, 1_000_000, pure=False)
+        client.gather(block)
+        # One worker is left, with everything.
+        assert until(lambda: sum(workers(cluster).values()) == 1)
+        time.sleep(3)
+        assert sum(workers(cluster).values()) == 1
+        assert client.gather(futures) == list(range(12))
+        assert block.result().sum() == 1_000_000
+        assert len(os.listdir(tmp_path)) == 12, "nothing was computed twice"
+        del futures, block
+        assert until(lambda: not any(workers(cluster).values()))
+
+
+@pytest.mark.slow
+def test_bounds_hold_and_the_least_stays(make):
+    cluster = make()
+    cluster.adapt(cpu=(1, 2), highmem=0, gpu=0, target_duration=0.1, idle=1)
+    with cluster.get_client() as client:
+        assert until(lambda: workers(cluster)["cpu"] == 1)
+        futures = client.map(slow, range(100), seconds=0.05, pure=False)
+        client.gather(futures)
+        assert jobs_by_pool(cluster) == {"cpu": 2, "highmem": 0, "gpu": 0}
+        del futures
+        assert until(lambda: workers(cluster)["cpu"] == 1)
+        time.sleep(2)
+        assert workers(cluster)["cpu"] == 1
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"cpus": 3}, r"has no pool 'cpus'.*Did you mean 'cpu'"),
+        ({"cpu": -1}, r"adapt\(cpu=-1\): the most workers"),
+        ({"cpu": (3, 1)}, "the least is more than the most"),
+        ({"cpu": 99}, "the site allows 4 workers"),
+        ({"maximum": 99}, "the site allows 4 workers"),
+        ({"cpu": "2"}, "the most workers"),
+        ({"backlog": 0}, "a number of jobs"),
+        ({"target_duration": "soon"}, 'a time such as "2 min"'),
+        ({"idle": -3}, 'a time such as "2 min"'),
+    ],
+)
+def test_bounds_that_are_none_are_named(cluster, bounds, message):
+    with pytest.raises(ValueError, match=message):
+        cluster.adapt(**bounds)
+
+
+@pytest.mark.slow
+def test_a_pool_whose_jobs_fail_is_paused_with_the_reason_and_goes_on_when_told(
+    make, tmp_path, caplog
+):
+    mended = tmp_path / "mended"
+    cluster = make(gpu={"prologue": [f"test -e {mended} || {{ echo no licence >&2; exit 3; }}"]})
+    with cluster.get_client() as client, caplog.at_level(logging.WARNING, "dask_site"):
+        future = client.submit(on_gpu, 1, pure=False)
+        assert until(lambda: "Pool 'gpu' is paused" in caplog.text)
+        assert jobs_by_pool(cluster)["gpu"] == 3
+        explained = repr(cluster.explain())
+        assert "no licence" in explained
+        assert "cluster.resume('gpu')" in explained
+        with pytest.raises(PoolError, match="no licence"):
+            cluster.wait_for_workers(gpu=2)
+        time.sleep(2)
+        assert jobs_by_pool(cluster)["gpu"] == 3
+        # The others go on.
+        assert client.submit(sleepy, 1, pure=False).result() in {"cpu", "highmem"}
+        mended.touch()
+        cluster.resume("gpu")
+        assert future.result(timeout=60) == "gpu"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_a_lost_job_is_replaced(make, by_hand):
+    cluster = make()
+    if by_hand:
+        cluster.scale(highmem=1)
+    with cluster.get_client() as client, pool("highmem"):
+        futures = client.map(slow, range(30), seconds=0.3, pure=False)
+        assert until(lambda: workers(cluster)["highmem"] == 1)
+        (job,) = [j for j in cluster.jobs if j.pool == "highmem"]
+        os.killpg(int(job.job_id), signal.SIGKILL)
+        assert client.gather(futures) == list(range(30))
+        assert jobs_by_pool(cluster)["highmem"] == 2
+
+
+@pytest.mark.slow
+def test_jobs_are_replaced_before_their_walltime_and_nothing_is_computed_twice(make, tmp_path):
+    cluster = make(cpu={"walltime": "00:00:25", "max_jobs": 2})
+    cluster.adapt(cpu=2, highmem=0, gpu=0)
+    cluster.adapt(target_duration=5, idle=1, cpu=2, highmem=0, gpu=0)
+    with cluster.get_client() as client, pool("cpu"):
+
+        def timed(i, folder):
+            time.sleep(1)
+            return count(i, folder)
+
+        futures = client.map(timed, range(60), folder=str(tmp_path))
+        assert sorted(client.gather(futures)) == list(range(60))
+        assert jobs_by_pool(cluster)["cpu"] >= 3
+        lived = [
+            (j.finished - j.started).total_seconds() for j in cluster.jobs if j.finished is not None
+        ]
+        assert lived
+        assert max(lived) < 27, "none was still there at its walltime"
+        assert len(os.listdir(tmp_path)) == 60, "nothing was computed twice"
+
+
+@pytest.mark.slow
+def test_work_ahead_is_prepared_while_the_work_before_it_runs(make):
+    cluster = make()
+    with cluster.get_client() as client:
+        before = [dask.delayed(sleepy, pure=False)(i, 0.4) for i in range(30)]
+        barrier = dask.delayed(len)(before)
+        after = [dask.delayed(on_gpu, pure=False)(barrier) for _ in range(4)]
+        done = client.compute(barrier)
+        futures = client.compute(after)
+        done.result()
+        assert workers(cluster)["gpu"], "its workers were there when the barrier fell"
+        assert set(client.gather(futures)) == {"gpu"}
+
+
+def test_what_no_pool_has_is_refused_at_submission(cluster, client):
+    future = client.submit(needs(gpu=3)(here))
+    with pytest.raises(NeedError, match=r"needs 3 GPUs.*most.*1 GPU.*'gpu'"):
+        future.result(timeout=10)
+
+
+def test_one_pool_and_no_needs_is_plain_dask(state_dir):
+    site = {
+        "schema": 1,
+        "name": "One",
+        "resource_manager": "local",
+        "state_dir": str(state_dir),
+        "pools": {"work": {"cores": 2, "memory": "1GiB", "max_jobs": 1}},
+    }
+    with Cluster(site) as cluster, cluster.get_client() as client:
+        futures = client.map(slow, range(200), seconds=0.01, pure=False)
+        assert client.gather(futures) == list(range(200))
+        assert cluster.scheduler.tasks
+        assert all(not ts.resource_restrictions for ts in cluster.scheduler.tasks.values())
+        assert len(cluster.jobs) == 1
+
+
+def test_counting_is_exact(client, cluster):
+    """The counters equal a scan of all tasks, after all sorts of changes."""
+    futures = client.map(slow, range(50), seconds=0.02, pure=False)
+    more = [client.submit(slow, f, seconds=0.01, pure=False) for f in futures]
+    with pool("gpu"):
+        more += client.map(slow, range(20), seconds=0.02, pure=False)
+    for _ in range(5):
+        time.sleep(0.1)
+        cluster.sync(_counters_are_right, cluster.scheduler)
+    client.cancel(more[:10])
+    client.gather(more[10:])
+    del futures, more
+    assert until(lambda: not list(cluster.scheduler.demand.cells()))
+
+
+async def _counters_are_right(scheduler):
+    states = ("waiting", "queued", "no-worker", "processing")
+    scanned = dict.fromkeys(states, 0)
+    for ts in scheduler.tasks.values():
+        if ts.state in scanned:
+            scanned[ts.state] += 1
+    cells = list(scheduler.demand.cells())
+    assert {s: sum(c.count[s] for c in cells) for s in states} == scanned
+    assert sum(len(c.waiting) for c in cells) == scanned["waiting"]
+
+
+def test_no_process_of_a_job_stays(make):
+    cluster = make()
+    with cluster.get_client() as client:
+        assert client.submit(sleepy, 1, pure=False).result() in {"cpu", "highmem"}
+    before = {int(j.job_id) for j in cluster.jobs}
+    cluster.close()
+    assert not any(psutil.pid_exists(pid) for pid in before)

@@ -1,0 +1,77 @@
+"""When waiting tasks will be ready."""
+
+import pytest
+
+from dask_site.placement.matching import Shape
+from dask_site.scaling.lookahead import LATER, Lookahead
+
+CPU = Shape((), {"cpu": 1})
+
+
+class Task:
+    """What the scheduler knows of a task, as far as it is looked at."""
+
+    resource_restrictions = None
+    processing_on = None
+
+    def __init__(self, seconds, *before):
+        self.prefix = seconds
+        self.waiting_on = set(before)
+
+
+class Matcher:
+    def shape(self, restrictions):
+        return CPU
+
+
+def look(threads=2, delay=0.0):
+    return Lookahead(Matcher(), lambda prefix: prefix, lambda shape: (threads, delay))
+
+
+def arrival(tasks, horizon=100.0, rest=0.0, **here):
+    return look(**here).arrival(dict.fromkeys(tasks), horizon, rest)
+
+
+def test_behind_a_barrier_all_the_work_before_it_counts():
+    barrier = Task(0.0, *[Task(1.0) for _ in range(40)])
+    assert arrival([Task(5.0, barrier)]) == (20.0, 20.0)
+    assert arrival([Task(5.0, barrier)], threads=10) == (4.0, 4.0)
+
+
+def test_a_chain_takes_its_length_however_many_threads_there_are():
+    chain = Task(3.0)
+    for _ in range(4):
+        chain = Task(3.0, chain)
+    assert arrival([Task(1.0, chain)], threads=100) == (15.0, 15.0)
+
+
+def test_one_after_the_other_is_ready_when_its_own_is_done():
+    pairs = [Task(1.0, Task(2.0)) for _ in range(50)]
+    first, last = arrival(pairs)
+    assert first == 2.0
+    assert last == 2.0
+
+
+def test_what_runs_already_counts_for_what_is_left_of_it():
+    class Worker:
+        def __init__(self, ran):
+            self.executing = ran
+
+    running = Task(10.0)
+    running.processing_on = Worker({running: 7.0})
+    assert arrival([Task(1.0, running)]) == (3.0, 3.0)
+
+
+def test_beyond_the_horizon_it_does_not_look_further():
+    barrier = Task(0.0, *[Task(10.0) for _ in range(400)])
+    assert arrival([Task(5.0, barrier)], horizon=30.0) == (LATER, LATER)
+
+
+def test_where_nothing_is_there_yet_its_wait_comes_on_top():
+    assert arrival([Task(1.0, Task(2.0))], threads=1, delay=60.0) == (62.0, 62.0)
+
+
+@pytest.mark.parametrize(("rest", "expected"), [(8.0, 8.0), (500.0, LATER)])
+def test_a_graph_too_large_to_look_at_is_judged_by_the_work_that_is_left(rest, expected):
+    barrier = Task(0.0, *[Task(1e-6) for _ in range(5000)])
+    assert arrival([Task(5.0, barrier)], rest=rest)[0] == expected
