@@ -65,6 +65,16 @@ class PoolLine:
     queue_wait: float
     paused: str = ""
 
+    @property
+    def standing(self) -> str:
+        """What is particular about it, in few words."""
+        words = [
+            "paused" if self.paused else "",
+            "" if self.by_demand else "scaled by hand",
+            "at its bound" if self.at_bound else "",
+        ]
+        return ", ".join(word for word in words if word)
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -143,7 +153,7 @@ class Explanation:
                 "workers ": lambda p: f"{p.workers}/{p.target}",
                 "jobs pending ": lambda p: str(p.pending),
                 "queue takes ": lambda p: duration_text(p.queue_wait),
-                "note": _standing,
+                "note": lambda p: p.standing,
             },
         )
 
@@ -154,15 +164,6 @@ def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _count_of(state: str) -> Any:
     return lambda line: f"{line.tasks.get(state, 0):,}"
-
-
-def _standing(line: PoolLine) -> str:
-    words = [
-        "paused" if line.paused else "",
-        "" if line.by_demand else "scaled by hand",
-        "at its bound" if line.at_bound else "",
-    ]
-    return ", ".join(word for word in words if word)
 
 
 def _hanging(text: str) -> str:
