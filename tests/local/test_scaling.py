@@ -99,15 +99,27 @@ def test_what_idle_workers_hold_is_never_lost(make, tmp_path):
         with pool("gpu"):
             block = client.submit(np.ones, 1_000_000, pure=False)
         client.gather(block)
-        # One worker is left, with everything.
-        assert until(lambda: sum(workers(cluster).values()) == 1)
+        # One worker is left, the cheapest, with everything.
+        last = {"cpu": 1, "highmem": 0, "gpu": 0}
+        assert until(lambda: workers(cluster) == last)
         time.sleep(3)
-        assert sum(workers(cluster).values()) == 1
+        assert workers(cluster) == last
         assert client.gather(futures) == list(range(12))
         assert block.result().sum() == 1_000_000
         assert len(os.listdir(tmp_path)) == 12, "nothing was computed twice"
         del futures, block
         assert until(lambda: not any(workers(cluster).values()))
+
+
+@pytest.mark.slow
+def test_a_cheap_worker_comes_to_take_what_a_dear_one_holds(make):
+    cluster = make()
+    cluster.adapt(idle=1)
+    with cluster.get_client() as client:
+        block = client.submit(needs(gpu=1)(np.ones), 1_000_000, pure=False)
+        assert until(lambda: workers(cluster) == {"cpu": 1, "highmem": 0, "gpu": 0})
+        assert block.result().sum() == 1_000_000
+        assert jobs_by_pool(cluster) == {"cpu": 1, "highmem": 0, "gpu": 1}
 
 
 @pytest.mark.slow

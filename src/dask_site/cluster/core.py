@@ -249,6 +249,8 @@ class Cluster(DaskCluster):
         if self._waits is not None:
             self._waits.save()
         if scheduler is not None:
+            if scheduler.judge is not None:
+                scheduler.judge.stop()
             # Workers are told first, so that jobs end by themselves: COMPLETED, not CANCELLED.
             await _attempt(_dismiss_workers(scheduler), 10)
         if self._fleet is not None:
@@ -657,9 +659,11 @@ async def _attempt(step: Awaitable[Any], seconds: float) -> Any:
 
 async def _dismiss_workers(scheduler: PoolScheduler) -> None:
     """Tell every worker to close, without moving its results, and wait until they have left."""
-    for address in list(scheduler.workers):
-        scheduler.close_worker(address)
+    told: set[str] = set()
     while scheduler.workers:
+        for address in scheduler.workers.keys() - told:
+            told.add(address)
+            scheduler.close_worker(address)
         await asyncio.sleep(0.05)
 
 

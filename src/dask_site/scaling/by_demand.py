@@ -97,6 +97,7 @@ class Controller:
         self._surplus_since: dict[str, float] = {}
         self._walltimes = Walltimes(scheduler, scaling.retirement, waits)
         self._stays_until: dict[str, float] = {}
+        self._harbour = False
         self._warned = False
         scaling.kept = self._kept
         scaling.paused = lambda name: self.rules[name].paused
@@ -157,10 +158,12 @@ class Controller:
         self._walltimes.mind(live, self._longest(cells), full)
         wanted = plan(
             self._work(cells, live),
-            {n: Limits(r.least, r.most) for n, r in self.rules.items() if r.by_demand},
+            self._limits(),
             self.horizon,
         )
-        for name, rules in self.rules.items():
+        self._harbour = False
+        # The dearest first: what its workers hold goes to cheaper ones.
+        for name, rules in reversed(self.rules.items()):
             pool = self._site.pools[name]
             if rules.by_demand:
                 self.scaling.targets[name] = -(-wanted[name] // pool.processes) * pool.processes
@@ -238,6 +241,13 @@ class Controller:
         return threads
 
     # -- jobs --------------------------------------------------------------------------------
+
+    def _limits(self) -> dict[str, Limits]:
+        limits = {n: Limits(r.least, r.most) for n, r in self.rules.items() if r.by_demand}
+        default = self._site.default_pool
+        if self._harbour and default in limits:
+            limits[default] = Limits(max(1, limits[default].least), max(1, limits[default].most))
+        return limits
 
     def _is_full(self, name: str, live: list[JobRecord]) -> bool:
         pool, rules = self._site.pools[name], self.rules[name]
@@ -320,8 +330,13 @@ class Controller:
         for record in idle[:surplus]:
             since = self._surplus_since.setdefault(record.name, now)
             waited = now - since >= grace and now >= self._stays_until.get(record.name, 0.0)
-            if waited and self._has_room_elsewhere(record):
+            if not waited:
+                continue
+            held = self._held_by(record)
+            if held <= self._room_for(record):
                 self.scaling.retirement.retire([record], quietly=True)
+            elif pool.name != self._site.default_pool:
+                self._seek_harbour(held)
 
     def _kept(self, record: JobRecord) -> None:
         self._stays_until[record.name] = monotonic() + 60.0
@@ -340,19 +355,31 @@ class Controller:
         workers = [there[address] for address in record.workers if address in there]
         return not any(ws.processing or ws.actors for ws in workers)
 
-    def _has_room_elsewhere(self, record: JobRecord) -> bool:
-        """Say whether others could take what the workers of an idle job hold."""
-        mine = [self._scheduler.workers[a] for a in record.workers if a in self._scheduler.workers]
-        held = sum(ws.nbytes for ws in mine)
-        if not held:
-            return True
+    def _held_by(self, record: JobRecord) -> float:
+        there = self._scheduler.workers
+        return float(sum(there[a].nbytes for a in record.workers if a in there))
+
+    def _room_for(self, record: JobRecord) -> float:
+        """Return the bytes that others could take of what the workers of an idle job hold.
+
+        Not those of dearer pools that have nothing to do either: they would only be kept for it.
+        """
+        order = list(self.rules)
         room = 0.0
         for ws in self._scheduler.running:
             other = self._fleet.job_of(ws.address)
-            if other is not None and other.live and other is not record:
+            if other is None or not other.live or other is record:
+                continue
+            if order.index(other.pool) <= order.index(record.pool) or not self._is_idle(other):
                 used = ws.metrics.get("memory", ws.nbytes)
                 room += max(0.0, 0.6 * ws.memory_limit - used)
-        return bool(held < room)
+        return room
+
+    def _seek_harbour(self, held: float) -> None:
+        """Ask for a worker of the default pool that can take what an idle, dearer job holds."""
+        pool = self._site.pools[self._site.default_pool]
+        if held < 0.4 * pool.memory / pool.processes:
+            self._harbour = True
 
     # -- looking at it -----------------------------------------------------------------------
 
