@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_site")
 _STIMULUS = "dask-site"
+_MOST_REFUSED = 10_000
 
 
 class PoolScheduler(Scheduler):
@@ -79,6 +80,8 @@ class PoolScheduler(Scheduler):
         self._open: set[Any] = set()
         self._places_as_of: tuple[int, int] = (-1, -1)
         self._warned: set[str] = set()
+        # Why keys were refused that persisted collections still name.
+        self._refused: dict[Any, str] = {}
         extensions = {**DEFAULT_EXTENSIONS, "shuffle": PoolShufflePlugin}
         if not dask.config.get("distributed.scheduler.work-stealing"):
             extensions.pop("stealing", None)
@@ -225,7 +228,8 @@ class PoolScheduler(Scheduler):
             by_key = [v for kind, v in annotations_by_type.items() if kind != "resources"]
             for values in (*by_key, kwargs["ordered"], kwargs["user_priority"]):
                 inherit(parts, values)
-        except NeedError:
+        except NeedError as error:
+            self._refuse(kwargs["keys"], error)
             raise
         except Exception:
             self._degrade("Looking for needs in a graph", "its tasks run on the open pools")
@@ -235,6 +239,20 @@ class PoolScheduler(Scheduler):
             global_annotations=global_annotations,
             **kwargs,
         )
+
+    def _refuse(self, keys: Iterable[Any], error: NeedError) -> None:
+        if len(self._refused) > _MOST_REFUSED:
+            self._refused.clear()
+        self._refused.update(dict.fromkeys(keys, str(error)))
+
+    def _find_lost_dependencies(self, dsk: dict[Any, Any], keys: set[Any]) -> Any:
+        """Say again why a collection was refused, where work builds on it: it was never lost."""
+        lost = super()._find_lost_dependencies(dsk, keys)
+        for key in lost if self._refused else ():
+            if key in self._refused:
+                self._refuse(keys, error := NeedError(self._refused[key]))
+                raise error
+        return lost
 
     def seconds_of(self, prefix: Any) -> float:
         """Return how long a task of a prefix takes: measured, or else assumed."""

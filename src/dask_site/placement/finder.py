@@ -15,7 +15,7 @@ from types import (
 )
 from typing import Any
 
-from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef
+from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, _execute_subgraph
 from dask.utils import methodcaller
 
 from dask_site.placement.needs import Need, NeedingFunction
@@ -32,6 +32,7 @@ _PLAIN = frozenset(
     )
 )
 _DEEPEST = 60
+_NOWHERE = 1_000_000
 # Things looked at in one task that are no plain values: a task is no place for data, and who
 # puts some there all the same shall not wait for a search through it.
 _MOST = 5000
@@ -51,66 +52,95 @@ class NeedFinder:
 
     def __init__(self) -> None:
         self._seen: dict[int, Needs] = {}
-        # What `_seen` knows by its identity must not make room for something else.
+        # What is known or looked at by its identity must not make room for something else.
         self._kept: list[Any] = []
-        self._kinds: dict[type, Callable[[Any], Parts] | None] = dict(_KINDS)
+        self._kinds = dict(_KINDS)
         self._left = _MOST
+        # The depth of what is being looked at, and of the outermost of it that a loop led back
+        # to: what was found below that is not all there is.
+        self._open: dict[int, int] = {}
+        self._back_to = _NOWHERE
 
     def task(self, task: GraphNode) -> Needs:
         """Return the needs of a node of the graph."""
         self._left = _MOST
+        self._back_to = _NOWHERE
         return self._in_task(task, 0) if type(task) is Task else self.find(task)
 
     def find(self, thing: Any, depth: int = 0) -> Needs:
         """Return the needs in a task, function or argument."""
-        kind = type(thing)
-        if kind in _PLAIN:
-            return NOTHING
         known = self._seen.get(id(thing))
         if known is not None:
             return known
-        parts = self._parts_of(kind, thing)
-        if parts is None or depth > _DEEPEST or self._left <= 0:
+        kind = type(thing)
+        parts = self._kinds.get(kind, _unknown)
+        if parts is _unknown:
+            parts = self._kinds[kind] = _parts_for(kind, thing)
+        if parts is None:
+            return NOTHING
+        if parts is _in_any_task and depth < _DEEPEST:  # each is met once
+            return self._in_task(thing, depth)
+        if parts is _in_sequence and _all_plain(thing):
+            return NOTHING
+        return self._look_into(thing, parts, depth)
+
+    def _look_into(self, thing: Any, parts: Callable[[Any], Parts], depth: int) -> Needs:
+        name = id(thing)
+        if name in self._open:
+            self._back_to = min(self._back_to, self._open[name])
+            return NOTHING
+        if depth > _DEEPEST or self._left <= 0:
+            self._back_to = -1  # incomplete all the way up
             return NOTHING
         self._left -= 1
-        if parts is _in_any_task:  # each is met once
-            return self._in_task(thing, depth)
-        # Before its parts: a recursive function's closure holds the function itself.
-        self._seen[id(thing)] = NOTHING
         self._kept.append(thing)
+        self._open[name] = depth
         found = self._in_all(parts(thing), depth)
-        if kind is NeedingFunction:
+        del self._open[name]
+        if type(thing) is NeedingFunction:
             found |= {thing.need}
-        if found:
-            self._seen[id(thing)] = found
+        if self._back_to >= depth:
+            self._back_to = _NOWHERE
+            self._seen[name] = found
         return found
 
     def _in_task(self, task: Task, depth: int) -> Needs:
-        found = self.find(task.func, depth + 1)
-        for part in task.args:
-            if type(part) not in _PLAIN and (more := self.find(part, depth + 1)):
-                found |= more
+        function = task.func
+        found = self._seen.get(id(function))
+        if found is None:
+            found = self.find(function, depth + 1)
+        if function is _execute_subgraph:  # without the keys of its dependencies
+            found = self._in_all((task.args[0], *task.args[3:]), depth, found)
+        elif task.args:
+            found = self._in_all(task.args, depth, found)
         if task.kwargs:
-            found |= self._in_all(task.kwargs.values(), depth)
-        if type(task.func) is methodcaller:
+            found = self._in_all(task.kwargs.values(), depth, found)
+        if type(function) is methodcaller:
             found |= self._in_method(task, depth)
         return found
 
-    def _in_all(self, parts: Parts, depth: int) -> Needs:
-        found = NOTHING
+    def _in_all(self, parts: Parts, depth: int, found: Needs = NOTHING) -> Needs:
+        kinds, seen = self._kinds, self._seen
         for part in parts:
-            if type(part) not in _PLAIN and (more := self.find(part, depth + 1)):
-                found |= more
+            kind = type(part)
+            if kind is DataNode:
+                part, kind = part.value, part.typ  # noqa: PLW2901
+            if kinds.get(kind, _unknown) is None:
+                continue
+            more = self._in_task(part, depth + 1) if kind is Task else seen.get(id(part))
+            if more is None:
+                more = self.find(part, depth + 1)
+            if more and more is not found:
+                found = found | more if found else more
             if self._left <= 0:
                 break
         return found
 
     def _in_method(self, task: Task, depth: int) -> Needs:
         """Return the needs of a method that is called by its name, on an object of the graph."""
-        target = task.args[0] if task.args else None
-        if type(target) is DataNode:
-            target = target.value
-        return self.method(type(target), task.func.method, depth)
+        target: Any = task.args[0] if task.args else None
+        kind = target.typ if type(target) is DataNode else type(target)
+        return self.method(kind, task.func.method, depth)
 
     def method(self, kind: type, name: str, depth: int = 0) -> Needs:
         """Return the needs of a class's method."""
@@ -119,12 +149,10 @@ class NeedFinder:
                 return self.find(base.__dict__[name], depth + 1)
         return NOTHING
 
-    def _parts_of(self, kind: type, thing: Any) -> Callable[[Any], Parts] | None:
-        try:
-            return self._kinds[kind]
-        except KeyError:
-            parts = self._kinds[kind] = _parts_for(kind, thing)
-            return parts
+
+def _unknown(_: Any) -> Parts:
+    """Stand for a kind that was not met yet."""
+    return ()
 
 
 def _parts_for(kind: type, thing: Any) -> Callable[[Any], Parts] | None:
@@ -132,7 +160,7 @@ def _parts_for(kind: type, thing: Any) -> Callable[[Any], Parts] | None:
     if issubclass(kind, (type, TaskRef, Alias)):
         return None
     for base, parts in _KINDS.items():
-        if issubclass(kind, base):
+        if parts is not None and issubclass(kind, base):
             return parts
     return _in_object if callable(thing) else None
 
@@ -172,8 +200,11 @@ def _names(code: CodeType) -> Iterable[str]:
 
 
 def _in_sequence(thing: Any) -> Parts:
-    sequence = tuple.__iter__ if isinstance(thing, tuple) else list.__iter__
-    return () if _PLAIN.issuperset(map(type, sequence(thing))) else sequence(thing)
+    return tuple.__iter__(thing) if isinstance(thing, tuple) else list.__iter__(thing)
+
+
+def _all_plain(sequence: Any) -> bool:
+    return _PLAIN.issuperset(map(type, _in_sequence(sequence)))
 
 
 def _in_object(thing: Any) -> Parts:
@@ -201,6 +232,7 @@ def _in_object(thing: Any) -> Parts:
 _COMPILED = frozenset(("func", "args", "keywords", "first", "funcs"))
 # Most frequent first.
 _KINDS: dict[type, Callable[[Any], Parts] | None] = {
+    **dict.fromkeys(_PLAIN),
     FunctionType: _in_function,
     Task: _in_any_task,
     list: _in_sequence,

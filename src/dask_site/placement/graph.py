@@ -202,11 +202,15 @@ class Placer:
 
     def _follow_aliases(self, graph: Graph, by_key: MutableMapping[Any, Resources]) -> None:
         """Keep other names of a result where the result is; elsewhere they would copy it."""
+        beside: dict[int, Resources] = {}
         for key, task in graph.items():
             if type(task) is Alias:
-                target = _target(graph, task)
-                if target in by_key:
-                    by_key[key] = self._beside(by_key[target])
+                resources = by_key.get(_target(graph, task))
+                if resources is not None:
+                    place = beside.get(id(resources))
+                    if place is None:
+                        place = beside[id(resources)] = self._beside(resources)
+                    by_key[key] = place
 
     def _beside(self, resources: Resources) -> Resources:
         """Return where a result lies that took these resources; a name takes none of them."""
@@ -229,6 +233,7 @@ class _Look:
         self._matcher = matcher
         self._finder = NeedFinder()
         self._merged: dict[Needs, Resources] = {}
+        self._fitting: dict[Needs, bool] = {}
 
     def own_needs(self) -> dict[Any, Resources]:
         """Return what the tasks need that need something, by key.
@@ -296,7 +301,10 @@ class _Look:
         return merged
 
     def _fits(self, needs: Needs) -> bool:
-        return self._matcher.fits(self._resources(needs))
+        fits = self._fitting.get(needs)
+        if fits is None:
+            fits = self._fitting[needs] = self._matcher.fits(self._resources(needs))
+        return fits
 
 
 def inherit(parts: Mapping[Any, Any], values: Any) -> None:
@@ -323,9 +331,9 @@ def _prefixes(key: Any, task: Any) -> set[str]:
 
 def _target(graph: Graph, alias: Alias) -> Any:
     """Return what an alias stands for in the end."""
-    met = {alias.key}
     target = alias.target
+    met = [alias.key]
     while type(graph.get(target)) is Alias and target not in met:
-        met.add(target)
+        met.append(target)
         target = graph[target].target
     return target
