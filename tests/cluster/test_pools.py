@@ -1,94 +1,10 @@
 """dask_site.Cluster on a real Slurm, as its users run it: real jobs on real partitions."""
 
-import base64
 import contextlib
 import json
-import textwrap
-import time
 
 import pytest
-from conftest import node
-
-PREAMBLE = """
-import json, os, sys, time
-from dask_site import Cluster, pool
-
-def where(*_):
-    return os.uname().nodename
-
-def tell(**facts):
-    print("FACTS " + json.dumps(facts), flush=True)
-"""
-
-
-def encoded(code):
-    text = PREAMBLE + textwrap.dedent(code)
-    return base64.b64encode(text.encode()).decode()
-
-
-@pytest.fixture(scope="module")
-def python(as_user):
-    """Run a script as a user would: ``python("alice", code)`` returns (facts, result)."""
-
-    def run(user, code, host="login1", before=""):
-        command = (
-            f"echo {encoded(code)} | base64 -d > script.py; {before} module load dask-site && "
-            "timeout 150 python script.py"
-        )
-        result = as_user(user, command, host)
-        facts = {}
-        for line in result.stdout.splitlines():
-            if line.startswith("FACTS "):
-                facts.update(json.loads(line.removeprefix("FACTS ")))
-        return facts, result
-
-    return run
-
-
-@pytest.fixture
-def in_background(as_user, login1):
-    """Start a script of a user and wait until it has told FACTS; it is killed in the end."""
-    started = []
-
-    def start(user, code, host="login1"):
-        log = f"/tmp/{user}-{time.time_ns()}.log"
-        as_user(user, f"echo {encoded(code)} | base64 -d > background.py", host)
-        command = f"module load dask-site && exec setsid python background.py > {log} 2>&1"
-        pid = as_user(user, f"({command}) < /dev/null > /dev/null 2>&1 & echo $!", host).stdout
-        started.append((host, pid.strip()))
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            text = node(host).run(f"cat {log}").stdout
-            if "FACTS " in text:
-                return json.loads(text.split("FACTS ", 1)[1].splitlines()[0]), pid.strip(), log
-            time.sleep(0.5)
-        raise AssertionError(text)
-
-    yield start
-    for host, pid in started:
-        node(host).run(f"kill -KILL -- -{pid} 2>/dev/null; kill -KILL {pid}")
-
-
-def until(condition, seconds=45):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.5)
-    return False
-
-
-def queue_of(user):
-    return node("login1").check_output(f"squeue -h -u {user}")
-
-
-def folders_of(user):
-    return node("login1").check_output(f"ls -A /home/{user}/.dask-site 2>/dev/null || true")
-
-
-def left_nothing(user):
-    return until(lambda: not queue_of(user) and not folders_of(user))
-
+from conftest import folders_of, left_nothing, node, queue_of, until
 
 # -- what it is for ---------------------------------------------------------------------------
 

@@ -73,6 +73,20 @@ class Controller:
         The targets, those set by hand too.
     waits : Waits
         How long the queue takes.
+
+    Attributes
+    ----------
+    look_ahead : bool
+        Whether work counts that is not ready yet; a benchmark compares both.
+    horizon : float
+        Seconds in which the work that is ready shall be done.
+    idle : float or None
+        Seconds for which an idle job is kept; None: as long as another one takes to come.
+    history : deque of Sample
+        One a second, the last hour.
+    expected : dict of Shape to (float, float)
+        Of work that is not ready yet: in how many seconds it will be, and how long a job takes to
+        come.
     """
 
     def __init__(
@@ -83,6 +97,7 @@ class Controller:
         scaling: Scaling,
         waits: Waits,
     ) -> None:
+        self.look_ahead = True
         self.horizon = 60.0
         self.idle: float | None = None
         self.history: deque[Sample] = deque(maxlen=_HISTORY)
@@ -179,10 +194,12 @@ class Controller:
             for cell in cells
             if cell.ready
         ]
+        self.expected = {}
+        if not self.look_ahead:
+            return work
         at_once = self._threads_of(live)
         ahead = Lookahead(self._matcher, duration, at_once)
         rest = self._rest(cells, at_once)
-        self.expected = {}
         for cell in cells:
             if cell.waiting and cell.shape.slots:
                 coming = self._coming(cell, ahead, rest, live)

@@ -1,0 +1,193 @@
+"""Nodes, jobs and workers that die in all the ways that Slurm knows; no task fails for it."""
+
+import contextlib
+import time
+
+import pytest
+from conftest import ended, node, podman, until
+from test_scaling import SITE
+
+WORK = (
+    SITE
+    + """
+import collections
+
+def noted(i, folder, seconds=0.3):
+    time.sleep(seconds)
+    open(f"{folder}/{i}-{time.time_ns()}", "w").close()
+    return where()
+
+def folder_for_notes():
+    import tempfile
+    return tempfile.mkdtemp(dir=os.path.expanduser("~"))
+
+def happenings(cluster):
+    return [[e.cause, e.pool, e.node, e.how, e.did] for e in cluster.scheduler.judge.events]
+"""
+)
+
+LONG = (
+    WORK
+    + """
+if __name__ == "__main__":
+    folder = folder_for_notes()
+    with Cluster(pools="cpu") as cluster, cluster.get_client() as client:
+        cluster.adapt(target_duration="5 s")
+        futures = client.map(noted, range(TASKS), folder=folder, seconds=SECONDS, pure=False)
+        until(lambda: workers_by_pool(cluster)["cpu"] >= 2, 60)
+        tell(jobs=[[j.job_id, j.node] for j in cluster.jobs], folder=folder)
+        nodes = client.gather(futures)
+        print("RESULTS " + json.dumps({
+            "nodes": dict(collections.Counter(nodes)), "files": len(os.listdir(folder)),
+            "jobs": len(cluster.jobs), "events": happenings(cluster),
+            "states": {j.job_id: [j.state, j.verdict] for j in cluster.jobs}}), flush=True)
+"""
+)
+
+
+@pytest.fixture
+def long_work(in_background):
+    """Start many tasks on the pool cpu: returns (facts, a function that waits for the end)."""
+    import json
+
+    def start(user, tasks, seconds):
+        code = LONG.replace("TASKS", str(tasks)).replace("SECONDS", str(seconds))
+        facts, _, log = in_background(user, code)
+
+        def finish(patience=150):
+            assert until(lambda: "RESULTS " in node("login1").run(f"cat {log}").stdout, patience), (
+                node("login1").run(f"cat {log}").stdout
+            )
+            text = node("login1").run(f"cat {log}").stdout
+            return json.loads(text.split("RESULTS ", 1)[1].splitlines()[0])
+
+        return facts, finish
+
+    return start
+
+
+@contextlib.contextmanager
+def out_of_service(name, how):
+    podman(how, name)
+    try:
+        yield
+    finally:
+        podman({"kill": "start", "pause": "unpause"}[how], name)
+        assert until(lambda: up(name), 120), node("login1").check_output("sinfo -N -l")
+
+
+def up(name):
+    state = node("login1").check_output(f"sinfo -h -n {name} -p standard -o %t").strip()
+    return state in {"idle", "mix", "alloc"}
+
+
+def test_what_runs_out_of_memory_goes_on_where_there_is_more(python):
+    """Killed by the kernel in its control group, or by its nanny; the job itself lives on."""
+    facts, result = python(
+        "alice",
+        WORK
+        + """
+def hungry(i, megabytes):
+    block = bytearray(megabytes << 20)
+    for at in range(0, len(block), 4096):
+        block[at] = 1
+    return where(), len(block)
+
+if __name__ == "__main__":
+    with Cluster() as cluster, cluster.get_client() as client:
+        futures = [client.submit(hungry, i, 1500 if i % 5 == 0 else 10, pure=False)
+                   for i in range(20)]
+        results = client.gather(futures)
+        tell(results=results, events=happenings(cluster))
+""",
+    )
+    assert result.rc == 0, result.stderr
+    large = [where for where, size in facts["results"] if size > 1 << 30]
+    assert len(large) == 4
+    assert set(large) == {"m1"}
+    assert {event[0] for event in facts["events"]} == {"memory"}
+
+
+def test_what_nobody_has_memory_for_fails_with_the_story(python):
+    facts, result = python(
+        "alice",
+        WORK
+        + """
+def hungry(i):
+    block = bytearray(6 << 30)
+    for at in range(0, len(block), 4096):
+        block[at] = 1
+
+if __name__ == "__main__":
+    with Cluster() as cluster, cluster.get_client() as client:
+        good = client.map(sleepy, range(20), pure=False)
+        bad = client.submit(hungry, 1)
+        error = bad.exception()
+        tell(kind=type(error).__name__, text=str(error), good=len(client.gather(good)))
+""",
+    )
+    assert result.rc == 0, result.stderr
+    assert facts["kind"] == "TaskOutOfMemory"
+    assert "highmem" in facts["text"]
+    assert "m1" in facts["text"]
+    assert facts["good"] == 20
+
+
+@pytest.mark.parametrize("how", ["kill", "pause"])
+def test_a_node_that_is_lost_costs_no_task(long_work, how):
+    facts, finish = long_work("alice", 150, 1.0)
+    nodes = {where for _, where in facts["jobs"] if where}
+    lost = "c1" if "c1" in nodes else "c2"
+    with out_of_service(lost, how):
+        results = finish(240)
+    assert sum(results["nodes"].values()) == 150
+    assert results["jobs"] > len(facts["jobs"]), "what was lost was replaced"
+    causes = {event[0] for event in results["events"]}
+    assert "crash" not in causes
+
+
+def test_preempted_jobs_are_replaced_and_blame_nobody(long_work, login1):
+    facts, finish = long_work("alice", 120, 0.5)
+    login1.check_output(
+        "sbatch -p urgent --account=root -N 2 --exclusive -t 1 -o /dev/null --wrap 'sleep 15'"
+    )
+    first = facts["jobs"][0][0]
+    assert until(lambda: ended(first), 60)
+    results = finish()
+    assert sum(results["nodes"].values()) == 120
+    assert "PREEMPTED" in {verdict for _, verdict in results["states"].values()}
+    assert {event[0] for event in results["events"]} <= {"pardon", "unknown"}
+
+
+def test_jobs_that_an_administrator_ends_are_replaced(long_work, login1):
+    facts, finish = long_work("carol", 100, 0.5)
+    login1.check_output(f"scancel {facts['jobs'][0][0]}")
+    time.sleep(3)
+    login1.check_output(f"scancel --signal=KILL --full {facts['jobs'][1][0]}")
+    results = finish()
+    assert sum(results["nodes"].values()) == 100
+    assert results["jobs"] >= len(facts["jobs"]) + 1
+
+
+def test_workers_that_are_killed_cost_no_task(long_work):
+    facts, finish = long_work("bob", 200, 0.3)
+    for strike in range(5):
+        where = node(("c1", "c2")[strike % 2])
+        # The youngest process of the job: the worker, not its nanny.
+        where.run("pkill -KILL -n -u bob -f 'dask_site.cluster.worker'")
+        time.sleep(1.5)
+    results = finish()
+    assert sum(results["nodes"].values()) == 200
+    assert facts["folder"]
+
+
+def test_slurm_away_for_a_while_is_told_once_and_nothing_stops(long_work):
+    _, finish = long_work("alice", 120, 0.5)
+    ctl = node("ctl")
+    ctl.check_output("systemctl stop slurmctld")
+    try:
+        time.sleep(25)
+    finally:
+        ctl.check_output("systemctl start slurmctld")
+    results = finish()
+    assert sum(results["nodes"].values()) == 120
