@@ -237,6 +237,19 @@ def test_what_no_pool_has_is_refused_at_submission(cluster, client):
         future.result(timeout=10)
 
 
+@pytest.mark.slow
+def test_inputs_that_do_not_fit_go_where_there_is_room_before_they_fail(make):
+    cluster = make()
+    cluster.scale(cpu=2, highmem=1)
+    cluster.wait_for_workers(timeout=60)
+    with cluster.get_client() as client:
+        with pool("cpu"):
+            parts = client.map(np.ones, [11 * 2**20] * 6, dtype="u8", pure=False)  # 88 MiB each
+        where = client.submit(lambda parts: (len(parts), here()), parts)
+        assert where.result() == (6, "highmem")
+        assert not cluster.scheduler.judge.events
+
+
 def test_one_pool_and_no_needs_is_plain_dask(state_dir):
     site = {
         "schema": 1,

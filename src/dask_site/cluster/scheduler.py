@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_site")
 _STIMULUS = "dask-site"
+# Above this part of its memory a worker pauses: the inputs of one task have to be there at once.
+_INPUTS_SHARE = 0.8
 _MOST_REFUSED = 10_000
 
 
@@ -87,6 +89,7 @@ class PoolScheduler(Scheduler):
             extensions.pop("stealing", None)
         super().__init__(*args, extensions=extensions, **kwargs)
         self.demand = Demand(self.matcher, self.tasks)
+        self._small_inputs = _INPUTS_SHARE * self.matcher.smallest_memory()
 
     # -- where tasks may run -----------------------------------------------------------------
 
@@ -178,6 +181,21 @@ class PoolScheduler(Scheduler):
         )
         for ws in before ^ self._not_for_root_tasks:
             self.check_idle_saturated(ws)
+
+    def decide_worker_non_rootish(self, ts: Any) -> Any:
+        """Look first whether the inputs of a task fit where it would go."""
+        if ts.dependencies and not ts.worker_restrictions and not ts.actor:
+            inputs = ts.get_nbytes_deps()
+            if inputs > self._small_inputs:
+                self._make_room_for(ts, inputs)
+        return super().decide_worker_non_rootish(ts)
+
+    def _make_room_for(self, ts: Any, inputs: int) -> None:
+        before = ts.resource_restrictions
+        wanted = self.matcher.with_memory(before or {}, int(inputs / _INPUTS_SHARE))
+        if wanted is not None:
+            ts.resource_restrictions = wanted
+            self.demand.restricted(ts, before)
 
     def is_rootish(self, ts: Any) -> bool:
         """Keep a held task out of the queue of root tasks, which asks nobody where it may run."""

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dask_site.cluster.resources import GPU, MEMORY, pool_of_resource, worker_resources
+from dask_site.cluster.resources import (
+    GPU,
+    MEMORY,
+    pool_of_resource,
+    pool_resource,
+    worker_resources,
+)
 from dask_site.sitefile.problems import nearest
 from dask_site.sitefile.units import format_memory
 
@@ -108,6 +114,29 @@ class Matcher:
             if name != ran_on and offers[MEMORY] >= memory and _covers(offers, kept):
                 return name
         return None
+
+    def with_memory(self, restrictions: Restrictions, memory: int) -> dict[str, float] | None:
+        """Return restrictions like these with `memory` bytes that nobody has asked for.
+
+        On open pools, or the pool that is named, if they have that much; otherwise on the first
+        pool of `escalate` that has. None if nothing is to be changed: as much is asked for
+        already, or there is none.
+        """
+        if restrictions.get(MEMORY, 0) >= memory:
+            return None
+        grown = {**restrictions, MEMORY: memory}
+        named = next(filter(None, map(pool_of_resource, restrictions)), None)
+        if any(named or not self._site.pools[name].exclusive for name in self.shape(grown).slots):
+            return grown
+        above = self.escalate(restrictions, named or "", memory)
+        if above is None:
+            return None
+        kept = {k: v for k, v in restrictions.items() if not pool_of_resource(k)}
+        return {**kept, pool_resource(above): 1, MEMORY: memory}
+
+    def smallest_memory(self) -> int:
+        """Return the bytes of the worker that has the least."""
+        return int(min(offers[MEMORY] for offers in self._offers.values()))
 
     def largest_memory(self) -> tuple[str, int]:
         """Return the pool whose workers have the most memory, and how many bytes."""
