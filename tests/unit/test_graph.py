@@ -20,7 +20,7 @@ from four_pools import GIB, matcher, placer
 
 from dask_site import NeedError, needs
 from dask_site.placement.graph import inherit
-from dask_site.placement.places import places
+from dask_site.placement.places import resources_by_pattern
 
 
 def one(x):
@@ -375,7 +375,7 @@ def test_what_is_around_is_checked_too():
 
 def test_patterns():
     p = placer()
-    p.set_patterns({"mean_agg*": HIGHMEM, "open_*": {"MEMORY": GIB}})
+    p.set_patterns({"mean_agg*": "highmem", "open_*": needs(memory="1GiB")})
     x = da.ones((8, 8), chunks=4).mean()
     found, _ = placed(x, by=p)
     assert found["mean_agg-aggregate"] == [HIGHMEM]
@@ -413,10 +413,10 @@ def test_the_last_pattern_counts():
 
 
 def test_prefixes_that_are_known_to_be_hungry():
-    p = placer(hungry={"work": 20 * GIB, "vast": 2**50}.get)
+    p = placer()
     graph = {k: Task(k, one, 1) for k in ("work-1", "vast-1", "rest-1")}
     assert p.resources(graph) == {"work-1": {}, "vast-1": {}, "rest-1": {}}
-    p.any_hungry = True
+    p.hungry = {"work": 20 * GIB, "vast": 2**50}.get
     assert p.resources(graph) == {"work-1": {"MEMORY": 20 * GIB}, "vast-1": {}, "rest-1": {}}
 
 
@@ -450,7 +450,7 @@ def test_places():
         "f": {"pool:cpu": 1},
         "g": None,
     }
-    assert places(given, ["cpu", "highmem", "gpu", "fat"], matcher(), "Cluster x") == {
+    assert resources_by_pattern(given, matcher()) == {
         "a": HIGHMEM,
         "b": {"GPU": 1},
         "c": {"GPU": 1, "MEMORY": 8 * GIB},
@@ -464,7 +464,7 @@ def test_places():
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"a": "highmen"}, ValueError, "Cluster x has no pool 'highmen'.*mean 'highmem'"),
+        ({"a": "highmen"}, ValueError, "Four pools has no pool 'highmen'.*mean 'highmem'"),
         ({"a": {"gpu": 9}}, NeedError, "Work named 'a' needs 9 GPUs"),
         ({"a": {"gpus": 1}}, TypeError, "'gpus' is nothing that workers have"),
         ({"a": {}}, ValueError, "asks for nothing"),
@@ -476,7 +476,7 @@ def test_places():
 )
 def test_places_that_make_no_sense(given, error, message):
     with pytest.raises(error, match=message):
-        places(given, ["cpu", "highmem", "gpu", "fat"], matcher(), "Cluster x")
+        placer().set_patterns(given)
 
 
 def test_a_graph_without_needs_is_left_alone():

@@ -14,6 +14,7 @@ from dask_site.cluster.resources import MEMORY, pool_of_resource, pool_restricti
 from dask_site.placement.finder import NeedFinder, Needs
 from dask_site.placement.matching import Matcher, Restrictions
 from dask_site.placement.needs import any_met
+from dask_site.placement.places import resources_by_pattern
 from dask_site.placement.unfuse import Piece, fused, take_apart
 
 Resources = dict[str, float]
@@ -31,19 +32,31 @@ class Placer:
     ----------
     matcher : Matcher
         Knows the pools.
-    hungry : callable
-        From a key prefix to the bytes that its tasks turned out to need, if they are known to.
+    hungry : callable, optional
+        From a key prefix to the bytes that its tasks turned out to need; None if not known.
     """
 
-    def __init__(self, matcher: Matcher, hungry: Callable[[str], int | None] = lambda _: 0) -> None:
+    def __init__(self, matcher: Matcher, hungry: Callable[[str], int | None] | None = None) -> None:
         self.hungry = hungry
-        self.any_hungry = False
         self._matcher = matcher
         self._patterns: dict[str, tuple[re.Pattern[str], Resources]] = {}
 
-    def set_patterns(self, places: Mapping[str, Resources | None]) -> None:
-        """Add patterns of key prefixes, or with None take them away."""
-        for pattern, resources in places.items():
+    def set_patterns(self, places: Mapping[str, Any]) -> None:
+        """Add patterns of key prefixes, or with None take them away; all of them or none.
+
+        Parameters
+        ----------
+        places : dict
+            From a pattern to a pool's name, `needs(...)`, a mapping with the same words, or None.
+
+        Raises
+        ------
+        ValueError
+            For a pool that isn't there, with the nearest one; NeedError for more than any has.
+        TypeError
+            For what is none of these.
+        """
+        for pattern, resources in resources_by_pattern(places, self._matcher).items():
             self._patterns.pop(pattern, None)
             if resources is not None:
                 compiled = re.compile(fnmatch.translate(pattern))
@@ -88,7 +101,8 @@ class Placer:
             look = _Look(graph, self._matcher)
             own = look.own_needs()
             apart = look.apart
-        if not own and not self._patterns and not self.any_hungry:
+        hunger = self._hunger(graph)
+        if not own and not self._patterns and not hunger:
             return {}
         # All or nothing: until the end both are copies.
         whole, found = graph, dict(by_key)
@@ -99,7 +113,8 @@ class Placer:
                 found.update(dict.fromkeys((piece.key for piece in pieces), by_key[outer]))
         self._apply(own, found, around)
         self._apply_patterns(whole, found, around, own)
-        self._apply_hunger(whole, found, around)
+        for key, memory in hunger.items():
+            self._grow(found, key, memory, around)
         self._follow_aliases(whole, found)
         graph.update(whole if apart else {})
         by_key.update(found)
@@ -187,18 +202,32 @@ class Placer:
                 return number, resources
         return None
 
-    def _apply_hunger(
-        self, graph: Graph, by_key: MutableMapping[Any, Resources], around: Resources | None
-    ) -> None:
-        if not self.any_hungry:
-            return
+    def _hunger(self, graph: Graph) -> dict[Any, int]:
+        """Return the memory that tasks are known to need by their names, by key."""
+        if self.hungry is None:
+            return {}
+        known: dict[str, int] = {}
+        found = {}
         for key in graph:
-            memory = self.hungry(key_split(key)) or 0
-            present = by_key.get(key, around or {})
-            if memory > present.get(MEMORY, 0):
-                grown = {**present, MEMORY: memory}
-                if self._matcher.fits(grown):
-                    by_key[key] = grown
+            prefix = key_split(key)
+            memory = known.get(prefix)
+            if memory is None:
+                memory = known[prefix] = self.hungry(prefix) or 0
+            if memory:
+                found[key] = memory
+        return found
+
+    def _grow(
+        self,
+        by_key: MutableMapping[Any, Resources],
+        key: Any,
+        memory: int,
+        around: Resources | None,
+    ) -> None:
+        present = by_key.get(key, around or {})
+        grown = {**present, MEMORY: memory}
+        if memory > present.get(MEMORY, 0) and self._matcher.fits(grown):
+            by_key[key] = grown
 
     def _follow_aliases(self, graph: Graph, by_key: MutableMapping[Any, Resources]) -> None:
         """Keep other names of a result where the result is; elsewhere they would copy it."""

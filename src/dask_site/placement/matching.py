@@ -73,6 +73,8 @@ class Matcher:
         self._offers = {pool.name: worker_resources(pool) for pool in self._pools}
         self._shapes: dict[tuple[tuple[str, float], ...], Shape] = {}
         self.ordinary = self.shape(None)
+        self.pools = tuple(self._offers)
+        self.site_name = site.name
 
     def shape(self, restrictions: Restrictions | None) -> Shape:
         """Return the shape of tasks with these restrictions; always the same object."""

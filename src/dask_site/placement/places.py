@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from dask_site.cluster.errors import unknown_pool
@@ -15,22 +15,18 @@ _WAYS = 'a pool\'s name, needs(...), a mapping such as {"gpu": 1}, or None to ta
 _WORDS = {GPU: "gpu", MEMORY: "memory"}
 
 
-def places(
-    mapping: Mapping[str, Any], pools: Collection[str], matcher: Matcher, where: str
+def resources_by_pattern(
+    places: Mapping[str, Any], matcher: Matcher
 ) -> dict[str, dict[str, float] | None]:
-    """Return resources by pattern, for `Placer.set_patterns`.
+    """Return Dask's resources for each pattern of names, or None.
 
     Parameters
     ----------
-    mapping : dict
+    places : dict
         From patterns of names of work (``"mean_agg*"``) to a pool's name, `needs(...)`, a mapping
         with the same words (``{"gpu": 1}``), or None.
-    pools : collection of str
-        The pools there are.
     matcher : Matcher
-        Knows what they offer.
-    where : str
-        Whose pools they are, for messages.
+        Knows the pools and what they offer.
 
     Raises
     ------
@@ -39,20 +35,20 @@ def places(
     TypeError
         For what is none of these.
     """
-    if not isinstance(mapping, Mapping):
+    if not isinstance(places, Mapping):
         raise TypeError(
-            f'{mapping!r} is no mapping from names of work, such as {{"mean_agg*": "highmem"}}.'
+            f'{places!r} is no mapping from names of work, such as {{"mean_agg*": "highmem"}}.'
         )
     found: dict[str, dict[str, float] | None] = {}
-    for pattern, value in mapping.items():
+    for pattern, value in places.items():
         if not isinstance(pattern, str) or not pattern:
             raise TypeError(f"{pattern!r} is no name of work, such as 'mean_agg*'.")
         need = _need(pattern, value)
         if need is None:
             found[pattern] = None
             continue
-        if need.pool is not None and need.pool not in pools:
-            raise unknown_pool(need.pool, pools, where)
+        if need.pool is not None and need.pool not in matcher.pools:
+            raise unknown_pool(need.pool, matcher.pools, matcher.site_name)
         found[pattern] = need.resources()
         matcher.check(need.resources(), f"Work named {pattern!r}")
     return found
