@@ -142,7 +142,8 @@ class Panel:
             from dask_site.cluster import panel_page  # noqa: F401  # whether it can be
         except ImportError:
             return None  # no bokeh: upstream's dashboard says so in its place
-        return upstream
+        known = hasattr(upstream, "applications") and hasattr(upstream, "template_variables")
+        return upstream if known else None
 
     def start(self, scheduler: Any, controller: Any, explainer: Any) -> None:
         """Link the page from the others, and keep what the controller sees.

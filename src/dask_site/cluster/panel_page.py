@@ -61,7 +61,8 @@ _STYLE = """
 :host { font-family: Helvetica, Arial, sans-serif; font-size: 14px; color: #222; }
 table { border-collapse: collapse; }
 th, td { padding: 3px 12px 3px 0; text-align: right; white-space: nowrap; }
-th { font-weight: normal; color: #555; border-bottom: 1px solid #bbb; }
+th { font-weight: normal; color: #555; border-bottom: 1px solid #bbb; white-space: normal;
+     vertical-align: bottom; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
 tr.off td { color: #777; }
 ul { margin: 4px 0; padding-left: 18px; }
@@ -113,7 +114,10 @@ class Pools(DashboardComponent):
         )
         self._spans = RadioButtonGroup(labels=[s.title for s in panel.spans], active=0)
         self._spans.on_change("active", self._choose)
-        legend = Div(text=_legend(), stylesheets=[_STYLE], css_classes=["legend"])
+        legend = Div(
+            text=_legend(), stylesheets=[_STYLE], css_classes=["legend"],
+            sizing_mode="stretch_width", styles={"flex": "1 1 400px"},
+        )  # fmt: skip
         self._charts = [
             [self._chart(i, name, *chart) for chart in _CHARTS]
             for i, name in enumerate(panel.pools)

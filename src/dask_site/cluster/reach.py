@@ -118,11 +118,11 @@ def cards(state_dir: Path, name: str | None = None) -> list[Card]:
     return found
 
 
-def explain(asked: Iterable[Card], timeout: float = TIMEOUT) -> list[Answer]:
+def explain(asked: Iterable[Card], timeout: float | None = None) -> list[Answer]:
     """Ask clusters, all at once, what they do and what they wait for."""
 
     async def ask_all() -> list[Answer]:
-        return list(await asyncio.gather(*(_ask(card, timeout) for card in asked)))
+        return list(await asyncio.gather(*(_ask(card, timeout or TIMEOUT) for card in asked)))
 
     return asyncio.run(ask_all())
 
