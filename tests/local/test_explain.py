@@ -10,7 +10,6 @@ import dask
 import dask.array as da
 import pytest
 from click.testing import CliRunner
-from distributed import Event
 from places import slow
 
 from dask_site import Cluster, Site, needs, pool
@@ -27,9 +26,10 @@ def until(condition, seconds=30):
     return False
 
 
-def wait_for(name, *_):
-    """Return when the event is set."""
-    Event(name).wait(timeout=60)
+def wait_for(path, *_):
+    """Return when the file is there."""
+    while not os.path.exists(path):
+        time.sleep(0.05)
 
 
 def die_once(path):
@@ -47,12 +47,11 @@ def on_a_gpu(x):
 
 
 @pytest.fixture
-def gate(client):
-    """An event that tasks wait for, set in the end."""
-    event = Event("gate", client=client)
-    event.clear()
-    yield event
-    event.set()
+def gate(tmp_path):
+    """A file that tasks wait for, made in the end."""
+    path = tmp_path / "gate"
+    yield path
+    path.touch()
 
 
 @pytest.fixture
@@ -68,10 +67,10 @@ def lines_of(explanation):
 
 def test_work_by_need_and_state(cluster, client, gate):
     with pool("highmem"):
-        wide = client.map(wait_for, ["gate"] * 5, range(5))
+        wide = client.map(wait_for, [str(gate)] * 5, range(5))
     last = client.submit(on_a_gpu, wide)
     assert until(lambda: lines_of(cluster.explain()).get("pool 'highmem'"))
-    ordinary = client.map(wait_for, ["gate"] * 12, range(100, 112))
+    ordinary = client.map(wait_for, [str(gate)] * 12, range(100, 112))
     assert until(lambda: lines_of(cluster.explain()).get("nothing in particular"))
     told = cluster.explain()
     # Queued on a worker, behind others, and queued on the scheduler.
@@ -94,7 +93,7 @@ def test_work_by_need_and_state(cluster, client, gate):
         "1 GPU": {"waiting": 1},
         "pool 'highmem'": {"ready": 4, "running": 1},
     }
-    gate.set()
+    gate.touch()
     client.gather([*ordinary, last])
     assert lines_of(cluster.explain(last)) == {"1 GPU": {"done": 1}}
     assert repr(cluster.explain()).startswith("Nothing to do.\n")
