@@ -349,6 +349,33 @@ def test_a_job_that_is_queued_again_begins_anew(play, caplog, seen_pending):
     assert caplog.text.count("queued it again") == 1
 
 
+def test_workers_of_a_node_that_was_cut_off_are_no_new_run(play, caplog):
+    heard, orphans = [], []
+
+    async def scene(fleet, manager):
+        fleet.on_ended = lambda record, *how: heard.append(how)
+        fleet.on_orphans = orphans.append
+        fleet.submit(pools()["cpu"], 1)
+        (record,) = fleet.records
+        await until(lambda: record.job_id)
+        manager.runs("1")
+        fleet.worker_joined("cpu-0", "tls://1", "c1")
+        await until(lambda: record.deadline)
+        fleet.worker_left("tls://1")
+        manager.jobs["1"] = QueueEntry(PENDING, "PENDING", "BeginTime", restarts=1)
+        await until(lambda: record.state == "pending")
+        spent = record.seconds
+        fleet.worker_joined("cpu-0", "tls://1", "c1")
+        await until(lambda: record.state == "pending")
+        assert orphans == [["tls://1"]]
+        assert record.seconds == spent
+        fleet.worker_left("tls://1")
+
+    play(scene)
+    assert [how[0] for how in heard] == ["REQUEUED", "CANCELLED"]
+    assert caplog.text.count("queued it again") == 1
+
+
 def test_what_the_queue_has_forgotten_is_asked_of_the_accounting_once_for_all(play):
     async def scene(fleet, manager):
         fleet.submit(pools()["cpu"], 5)

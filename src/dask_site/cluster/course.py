@@ -40,22 +40,25 @@ class Course:
         Where workers connect to; for advice.
     output_of : callable
         Returns what a job printed.
-    tell : callable
-        Told of each job that left its node: record, verdict, reason, and the addresses of those
-        of its workers that are still registered.
+    ended : callable
+        Told of each job that left its node: record, verdict, reason.
+    orphans : callable
+        Told of addresses that are still registered though they are of no job that runs.
     """
 
     def __init__(
         self,
         scheduler_address: str,
         output_of: Callable[[JobRecord], str],
-        tell: Callable[[JobRecord, str, str, list[str]], None],
+        ended: Callable[[JobRecord, str, str], None],
+        orphans: Callable[[list[str]], None],
     ) -> None:
         #: Jobs of a pool that failed without ever joining since the last that joined.
         self.failures: Counter[str] = Counter()
         self._scheduler_address = scheduler_address
         self._output = output_of
-        self._tell = tell
+        self._tell = ended
+        self._orphans = orphans
         self._shown: Counter[str] = Counter()
 
     def begin(self) -> None:
@@ -88,7 +91,13 @@ class Course:
         if record.state in {STARTING, RUNNING}:
             if record.since >= asked:
                 return  # it began while the manager was still answering
-            self._queued_again(record, entry)
+            if 0 < entry.restarts <= record.restarts:
+                # Not queued again once more: workers of its last run, from a node that was cut off
+                # and is back.
+                record.withdraw()
+                self._orphans(list(record.workers))
+            else:
+                self._queued_again(record, entry)
         record.restarts = max(record.restarts, entry.restarts)
         record.expected_start = entry.expected
         record.enter(PENDING, entry.reason)
@@ -168,7 +177,9 @@ class Course:
     def _gone(self, record: JobRecord, verdict: str, reason: str, workers: list[str]) -> None:
         if record.state in {ENDED, FAILED}:
             record.verdict = verdict
-        self._tell(record, verdict, reason, workers)
+        self._tell(record, verdict, reason)
+        if workers:
+            self._orphans(workers)
 
     def _show(self, record: JobRecord, message: str, *words: object, kind: str) -> None:
         """Warn of a job, but not of every one of many that share its lot."""

@@ -92,7 +92,12 @@ class Fleet:
         self._by_name: dict[str, JobRecord] = {}
         self._by_worker: dict[str, JobRecord] = {}
         self._numbers: Counter[str] = Counter()
-        self._course = Course(factory.scheduler_address, self.output, self._gone)
+        self._course = Course(
+            factory.scheduler_address,
+            self.output,
+            self._tell_ended,
+            self._tell_orphans,
+        )
         self._elements: dict[str, set[str]] = {}
         self._slots = asyncio.Semaphore(_SUBMISSIONS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -411,11 +416,12 @@ class Fleet:
         except ClusterError as error:
             logger.debug("Could not cancel them, trying on: %s", error)
 
-    def _gone(self, record: JobRecord, verdict: str, reason: str, workers: list[str]) -> None:
-        """Tell of a job that has left its node, and of those workers of it that stay registered."""
+    # Whoever listens may have come later than the course was made.
+    def _tell_ended(self, record: JobRecord, verdict: str, reason: str) -> None:
         self.on_ended(record, verdict, reason)
-        if workers:
-            self.on_orphans(workers)
+
+    def _tell_orphans(self, addresses: list[str]) -> None:
+        self.on_orphans(addresses)
 
     def _changed(self) -> None:
         self._pace.changed()

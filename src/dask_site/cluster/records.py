@@ -107,9 +107,13 @@ class JobRecord:
     def queued_again(self) -> None:
         """Begin anew: the manager took it off its node and put it back into the queue."""
         self.spent = self.seconds
+        self.withdraw()
+        self.restarts += 1
+
+    def withdraw(self) -> None:
+        """Take back that it runs."""
         self.node = ""
         self.started = self.joined_at = self.deadline = None
-        self.restarts += 1
 
     def goes_by(self, name: str) -> bool:
         """Say whether `name` is this job's name or number, or the name or address of its worker."""
