@@ -266,6 +266,10 @@ def calls_by_name_inside(x):
     return sorted(x, key=lambda y: infer(y) + 1)
 
 
+def has_another(model):
+    return model.infer(1)
+
+
 def drives(x):
     from distributed import worker_client
 
@@ -354,6 +358,11 @@ def test_what_needs_nothing():
         drives,
     ):
         assert not finder.task(Task("k", function, 1, TaskRef("x"), a="b"))
+
+
+def test_an_attribute_is_no_global_name():
+    assert found(has_another) == set()
+    assert found(lambda model: [model.infer(infer(1))]) == {GPU}
 
 
 def test_a_function_that_submits_work_itself_does_not_run_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 from collections.abc import Callable, Iterable
 from types import (
@@ -36,8 +37,9 @@ _NOWHERE = 1_000_000
 # Things looked at in one task that are no plain values: a task is no place for data, and who
 # puts some there all the same shall not wait for a search through it.
 _MOST = 5000
+_LOADS = frozenset(("LOAD_GLOBAL", "LOAD_NAME"))
 # A function that submits work of its own does not run it.
-_SUBMITTING = frozenset(("worker_client", "get_client"))
+_SUBMITTING = frozenset(("worker_client", "get_client", "default_client", "Client"))
 
 
 class NeedFinder:
@@ -183,20 +185,20 @@ def _in_function(function: Any) -> Parts:
             held.append(cell.cell_contents)
         except ValueError:  # a name that is assigned later
             continue
-    known = function.__globals__
-    for name in _names(function.__code__):
-        value = known.get(name)
-        if type(value) is NeedingFunction:
-            held.append(value)
+    held += _called(function.__code__, function.__globals__)
     return held
 
 
-def _names(code: CodeType) -> Iterable[str]:
-    """Yield the global names that a function uses, and the functions inside it."""
-    yield from code.co_names
+def _called(code: CodeType, known: dict[str, Any]) -> list[NeedingFunction]:
+    """Return functions with needs that a function, or one inside it, knows by global names."""
+    found = [known[n] for n in code.co_names if type(known.get(n)) is NeedingFunction]
+    if found:  # attributes have names there too
+        found = [known.get(i.argval) for i in dis.get_instructions(code) if i.opname in _LOADS]
+        found = [value for value in found if type(value) is NeedingFunction]
     for constant in code.co_consts:
         if type(constant) is CodeType:
-            yield from _names(constant)
+            found += _called(constant, known)
+    return found
 
 
 def _in_sequence(thing: Any) -> Parts:
