@@ -274,6 +274,16 @@ class Cluster(DaskCluster):
             await _attempt(super()._close(), 10)
         self.status = Status.closed
 
+    def _stop_deciding(self) -> None:
+        """Let nobody ask for jobs, or judge those that end, any more."""
+        if self._controller is not None:
+            self._controller.stop()
+        if self._waits is not None:
+            self._waits.save()
+        judge = getattr(self, "scheduler", None) and self.scheduler.judge
+        if judge is not None:
+            judge.stop()
+
     def close(self, timeout: float | None = None) -> Any:
         """End all jobs, wait for the resource manager to let go of them, delete the keys."""
         if os.getpid() != self._owner:

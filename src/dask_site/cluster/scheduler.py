@@ -448,7 +448,7 @@ class PoolPlugin(SchedulerPlugin):
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """Match a worker to the job that brought it."""
         ws = scheduler.workers[worker]
-        record = self._fleet.worker_joined(str(ws.name), worker, ws.host)
+        record = self._fleet.worker_joined(str(ws.name), worker, ws.extra.get("node") or ws.host)
         if record is None:
             return
         self._pool_of[worker] = record.pool
