@@ -189,6 +189,7 @@ class Cluster(DaskCluster):
         await scheduler.register_scheduler_plugin(judge, idempotent=False)
         scheduler.judge = judge
         scheduler.placer.hungry = judge.need_of_prefix
+        scheduler.placer.any_hungry = judge.any_hungry
         fleet.on_ended = judge.job_ended
         fleet.on_orphans = scheduler.remove_orphans
 
@@ -243,14 +244,8 @@ class Cluster(DaskCluster):
         self.status = Status.closing
         scheduler = getattr(self, "scheduler", None)
         gone = True
-        self._panel.stop()
-        if self._controller is not None:
-            self._controller.stop()
-        if self._waits is not None:
-            self._waits.save()
+        self._stop_deciding()
         if scheduler is not None:
-            if scheduler.judge is not None:
-                scheduler.judge.stop()
             # Workers are told first, so that jobs end by themselves: COMPLETED, not CANCELLED.
             await _attempt(_dismiss_workers(scheduler), 10)
         if self._fleet is not None:
@@ -276,6 +271,7 @@ class Cluster(DaskCluster):
 
     def _stop_deciding(self) -> None:
         """Let nobody ask for jobs, or judge those that end, any more."""
+        self._panel.stop()
         if self._controller is not None:
             self._controller.stop()
         if self._waits is not None:

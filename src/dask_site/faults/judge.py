@@ -145,6 +145,10 @@ class Judge(SchedulerPlugin):
         """Return the bytes that tasks of a prefix are known to need; None if that is not known."""
         return self._court.need_of_prefix(prefix)
 
+    def any_hungry(self) -> bool:
+        """Say whether any prefix may be known to need more than it asks for."""
+        return self._court.any_hungry
+
     @property
     def waiting(self) -> set[Any]:
         """The keys that are held until more is known."""

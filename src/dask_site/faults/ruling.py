@@ -176,6 +176,11 @@ class Court:
         return known.peak if share > _HUNGRY_SHARE else None
 
     @property
+    def any_hungry(self) -> bool:
+        """Whether any task died of memory so far."""
+        return bool(self._prefixes)
+
+    @property
     def largest(self) -> tuple[str, int]:
         """The pool whose workers have the most memory, and how many bytes."""
         return self._matcher.largest_memory()

@@ -38,6 +38,8 @@ class Placer:
 
     def __init__(self, matcher: Matcher, hungry: Callable[[str], int | None] | None = None) -> None:
         self.hungry = hungry
+        #: Whether `hungry` knows of any prefix; asked first, since names take time to read.
+        self.any_hungry: Callable[[], bool] = lambda: True
         self._matcher = matcher
         self._patterns: dict[str, tuple[re.Pattern[str], Resources]] = {}
 
@@ -204,7 +206,7 @@ class Placer:
 
     def _hunger(self, graph: Graph) -> dict[Any, int]:
         """Return the memory that tasks are known to need by their names, by key."""
-        if self.hungry is None:
+        if self.hungry is None or not self.any_hungry():
             return {}
         known: dict[str, int] = {}
         found = {}
