@@ -18,16 +18,13 @@ import numpy as np
 import terrain
 import xarray as xr
 
-from dask_site import Cluster, pool
+from dask_site import Cluster, needs
 
 
 def main(data, figure):
     cluster = Cluster()
     client = cluster.get_client()
     client.upload_file(terrain.__file__)
-    cluster.scale(cpu=2, highmem=1, gpu=1)
-    cluster.wait_for_workers()
-    print(cluster)
 
     feet = xr.open_dataset(data)["data"].sel(lon=slice(-105.6, None))  # no flat west
     metres = feet.chunk(lat=101, lon=161) * 0.3048
@@ -37,14 +34,15 @@ def main(data, figure):
         "chunks": metres.chunks,
         "meta": np.empty((0, 0), "f4"),
     }
-    with pool("cpu"):
-        height = metres.data.map_overlap(terrain.smooth, depth=4, **tiles).persist()
-        steep = height.map_overlap(terrain.steepness, depth=1, **tiles).persist()
-        faces = height.map_overlap(terrain.facing, depth=1, **tiles).persist()
-    with pool("gpu"):
-        sun = height.map_overlap(terrain.sunlight, depth=terrain.HALO, **tiles).persist()
-    with pool("highmem"):
-        streams = dask.delayed(terrain.catchments)(height, sun).persist()
+    sunlight = needs(gpu=1)(terrain.sunlight)
+    catchments = needs(pool="highmem")(terrain.catchments)
+
+    height = metres.data.map_overlap(terrain.smooth, depth=4, **tiles).persist()
+    steep = height.map_overlap(terrain.steepness, depth=1, **tiles).persist()
+    faces = height.map_overlap(terrain.facing, depth=1, **tiles).persist()
+    sun = height.map_overlap(sunlight, depth=terrain.HALO, **tiles).persist()
+    streams = dask.delayed(catchments)(height, sun).persist()
+    print(cluster.explain(), "\n")
 
     height, steep, faces, sun, (area, light) = dask.compute(height, steep, faces, sun, streams)
     height = metres.copy(data=height)

@@ -45,7 +45,9 @@ def terrain(monkeypatch):
 @pytest.mark.slow
 def test_winter_sun_uses_each_pool_for_its_part(corner, tmp_path):
     site = tmp_path / "site.yaml"
-    site.write_text(yaml.safe_dump({"dask_site": {**SITE, "state_dir": str(tmp_path)}}))
+    pools = {**SITE["pools"], "highmem": {**SITE["pools"]["highmem"], "exclusive": True}}
+    described = {**SITE, "pools": pools, "state_dir": str(tmp_path)}
+    site.write_text(yaml.safe_dump({"dask_site": described}))
     figure = tmp_path / "figure.png"
     run = subprocess.run(
         [sys.executable, EXAMPLES / "winter_sun.py", corner, figure],
