@@ -12,6 +12,7 @@ import distributed
 import distributed.utils
 import pytest
 from distributed import Scheduler
+from distributed.scheduler import ALL_TASK_STATES, TaskState, WorkerState
 from distributed.shuffle._core import ShuffleSpec, barrier_key, id_from_key
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
@@ -41,11 +42,47 @@ def parameters(function):
         ("add_resources", ["self", "worker", "resources"]),
         ("remove_resources", ["self", "worker"]),
         ("close_worker", ["self", "worker"]),
+        ("is_rootish", ["self", "ts"]),
+        ("decide_worker_non_rootish", ["self", "ts"]),
+        ("handle_worker_status_change", ["self", "status", "worker", "stimulus_id"]),
+        ("remove_worker", ["self", "address", "stimulus_id", "expected", "close"]),
+        ("transitions", ["self", "recommendations", "stimulus_id"]),
+        ("transition", ["self", "key", "finish", "stimulus_id", "kwargs"]),
+        ("worker_send", ["self", "worker", "msg"]),
+        ("_get_prefix_duration", ["self", "prefix"]),
     ],
 )
 def test_the_schedulers_methods_that_pools_override_or_call(name, wanted):
     """cluster/scheduler.py"""
     assert parameters(getattr(Scheduler, name)) == wanted, VERSION
+
+
+def test_what_the_scheduler_keeps_of_workers_and_tasks():
+    """cluster/scheduler.py, scaling/: read, and resource_restrictions also written."""
+    worker = {"executing", "long_running", "processing", "resources", "nthreads", "memory_limit"}
+    worker |= {"last_seen", "metrics", "has_what", "nbytes", "actors", "status", "extra"}
+    task = {"resource_restrictions", "worker_restrictions", "host_restrictions", "priority"}
+    task |= {"loose_restrictions", "waiting_on", "processing_on", "prefix", "actor"}
+    assert worker <= set(dir(WorkerState)), VERSION
+    assert task <= set(dir(TaskState)), VERSION
+    assert parameters(TaskState.get_nbytes_deps) == ["self"], VERSION
+    expected = {"waiting", "queued", "no-worker", "processing", "memory", "erred", "forgotten"}
+    assert expected <= set(ALL_TASK_STATES), VERSION
+
+
+def test_a_ready_task_may_fail_without_having_run():
+    """cluster/scheduler.py: PoolScheduler.fail, and hold's way through no-worker."""
+    table = Scheduler._TRANSITIONS_TABLE
+    assert ("no-worker", "erred") in table, VERSION
+    assert ("no-worker", "processing") in table, VERSION
+    given = parameters(Scheduler._transition_no_worker_erred)
+    assert {"cause", "exception", "exception_text"} <= set(given), VERSION
+
+
+def test_losses_that_are_expected_blame_no_task():
+    """cluster/scheduler.py: PoolScheduler.remove_worker; the judge blames instead."""
+    source = inspect.getsource(Scheduler.remove_worker)
+    assert "if not expected:\n                ts.suspicious += 1" in source, VERSION
 
 
 def test_the_shuffle_plugin_reads_the_barriers_restrictions():

@@ -128,3 +128,23 @@ def test_escalation_keeps_the_gpu():
     assert m.escalate({}, "highmem", 20 * GIB) == "fat"
     assert m.escalate({}, "fat", 20 * GIB) is None
     assert m.largest_memory() == ("fat", 512 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("restrictions", "gib", "wanted"),
+    [
+        ({}, 10, {"MEMORY": 10 * GIB}),
+        ({}, 40, {"MEMORY": 40 * GIB}),
+        # No open pool has it, so it goes by `escalate`, not to whatever has the memory.
+        ({}, 100, {"pool:fat": 1, "MEMORY": 100 * GIB}),
+        ({}, 1000, None),
+        ({"MEMORY": 20 * GIB}, 10, None),
+        ({"MEMORY": 20 * GIB}, 30, {"MEMORY": 30 * GIB}),
+        ({"pool:cpu": 1}, 10, {"pool:cpu": 1, "MEMORY": 10 * GIB}),
+        ({"pool:cpu": 1}, 20, {"pool:highmem": 1, "MEMORY": 20 * GIB}),
+        ({"pool:fat": 1}, 1000, None),
+        ({"GPU": 1}, 20, {"pool:fat": 1, "GPU": 1, "MEMORY": 20 * GIB}),
+    ],
+)
+def test_memory_that_inputs_take_is_asked_for_where_it_is(restrictions, gib, wanted):
+    assert matcher().with_memory(restrictions, gib * GIB) == wanted
