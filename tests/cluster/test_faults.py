@@ -141,9 +141,9 @@ def test_a_node_that_is_lost_costs_no_task(long_work, how):
     with out_of_service(lost, how):
         results = finish(240)
     assert sum(results["nodes"].values()) == 150
-    assert results["jobs"] > len(facts["jobs"]), "what was lost was replaced"
-    causes = {event[0] for event in results["events"]}
-    assert "crash" not in causes
+    # Slurm itself queues the jobs of a lost node again.
+    assert {event[0] for event in results["events"]} <= {"pardon", "unknown"}
+    assert lost in {event[2] for event in results["events"]}
 
 
 def test_preempted_jobs_are_replaced_and_blame_nobody(long_work, login1):

@@ -459,6 +459,22 @@ def test_failures_are_counted_until_a_worker_joins(play, caplog):
     assert caplog.text.count("invalid partition") == 1
 
 
+def test_bad_luck_before_a_worker_joined_is_no_failure_of_the_pool(play, caplog):
+    async def scene(fleet, manager):
+        fleet.submit(pools()["cpu"], 3)
+        await until(lambda: len(manager.jobs) == 3)
+        manager.ends("1", "PREEMPTED")
+        manager.ends("2", "NODE_FAIL")
+        await until(lambda: states(fleet).count("failed") == 2)
+        assert fleet.failures_in_a_row("cpu") == 0
+        manager.ends("3", "TIMEOUT")
+        await until(lambda: states(fleet).count("failed") == 3)
+        assert fleet.failures_in_a_row("cpu") == 1
+
+    play(scene)
+    assert caplog.text.count("Another one is asked for") == 2
+
+
 def test_many_jobs_of_the_same_lot_are_told_briefly(play, caplog):
     async def scene(fleet, manager):
         fleet.submit(pools(submit="array")["cpu"], 200)

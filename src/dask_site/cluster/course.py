@@ -29,6 +29,8 @@ _SHOWN = 3
 _SUSPENDED = "suspended by the resource manager"
 # How jobs end through no fault of what they run: their output has nothing to tell.
 _NOT_OURS = frozenset({"TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "CANCELLED"})
+# Of these, what says nothing of how the next job would fare.
+_BAD_LUCK = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL"})
 
 
 class Course:
@@ -158,6 +160,8 @@ class Course:
         when = "while it was in use" if record.joined else "before its worker joined"
         if record.joined:
             hint = "What its workers held is computed again where it is needed."
+        elif verdict in _BAD_LUCK:
+            hint = "Another one is asked for if there is work for it."
         else:
             self.failures[record.pool] += 1
             hint = "The next job of the pool would end alike: mend what its output tells first."
