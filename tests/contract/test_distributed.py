@@ -13,7 +13,7 @@ import distributed.utils
 import pytest
 from distributed import Scheduler
 from distributed.scheduler import ALL_TASK_STATES, TaskState, WorkerState
-from distributed.shuffle._core import ShuffleSpec, barrier_key, id_from_key
+from distributed.shuffle._core import SchedulerShuffleState, ShuffleSpec, barrier_key, id_from_key
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
 from dask_site import Site
@@ -50,6 +50,7 @@ def parameters(function):
         ("transition", ["self", "key", "finish", "stimulus_id", "kwargs"]),
         ("worker_send", ["self", "worker", "msg"]),
         ("_get_prefix_duration", ["self", "prefix"]),
+        ("scatter", ["self", "data", "workers", "client", "broadcast", "timeout"]),
     ],
 )
 def test_the_schedulers_methods_that_pools_override_or_call(name, wanted):
@@ -92,6 +93,15 @@ def test_the_shuffle_plugin_reads_the_barriers_restrictions():
     assert "barrier.worker_restrictions" in source, VERSION
     assert "id" in ShuffleSpec.__dataclass_fields__, VERSION
     assert id_from_key(barrier_key("x")) == "x", VERSION
+
+
+def test_an_active_shuffle_knows_who_takes_part():
+    """cluster/scheduler.py: PoolScheduler.in_shuffle; whoever outputs are pinned to is in it."""
+    source = inspect.getsource(ShuffleSchedulerPlugin)
+    assert "self.active_shuffles[shuffle_id] = state" in source, VERSION
+    assert "participating_workers" in SchedulerShuffleState.__dataclass_fields__, VERSION
+    created = inspect.getsource(ShuffleSpec.create_new_run)
+    assert "participating_workers=set(worker_for.values())" in created, VERSION
 
 
 def test_the_scheduler_takes_our_shuffle_plugin_and_no_second_one():

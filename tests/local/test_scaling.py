@@ -1,5 +1,6 @@
 """Pools that follow the work, on real local processes."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import SITE
+from distributed import Client
 from places import count, here, slow
 
 from dask_site import Cluster, NeedError, Site, needs, pool
@@ -299,3 +301,70 @@ def test_no_process_of_a_job_stays(make):
     before = {int(j.job_id) for j in cluster.jobs}
     cluster.close()
     assert not any(psutil.pid_exists(pid) for pid in before)
+
+
+@pytest.mark.slow
+def test_a_trickle_of_short_tasks_keeps_its_worker_and_no_more(make):
+    cluster = make()
+    cluster.adapt(idle=2)
+    with cluster.get_client() as client:
+        client.gather(client.map(slow, range(4), seconds=0.1, pure=False))
+        for i in range(20):
+            client.submit(slow, i, seconds=0.02, pure=False).result()
+            time.sleep(0.4)
+        assert jobs_by_pool(cluster) == {"cpu": 1, "highmem": 0, "gpu": 0}
+        assert until(lambda: not any(workers(cluster).values()), seconds=10)
+
+
+@pytest.mark.slow
+def test_workers_that_are_there_by_hand_take_what_they_can(make):
+    cluster = make()
+    cluster.scale(highmem=1)
+    cluster.wait_for_workers(timeout=60)
+    with cluster.get_client() as client:
+        client.gather(client.map(slow, range(20), seconds=0.1, pure=False))
+        time.sleep(1.5)
+    assert jobs_by_pool(cluster) == {"cpu": 0, "highmem": 1, "gpu": 0}
+
+
+@pytest.mark.slow
+def test_work_of_a_pool_that_is_paused_goes_on_where_it_can(make):
+    cluster = make(cpu={"prologue": ["exit 3"]})
+    with cluster.get_client() as client:
+        assert client.submit(sleepy, 1, pure=False).result(timeout=60) == "highmem"
+        assert jobs_by_pool(cluster)["cpu"] == 3
+
+
+@pytest.mark.slow
+def test_a_worker_comes_for_data_that_a_client_scatters(make):
+    cluster = make()
+    with cluster.get_client() as client:
+        data = client.scatter([1, 2, 3])
+        assert client.gather(data) == [1, 2, 3]
+        assert jobs_by_pool(cluster) == {"cpu": 1, "highmem": 0, "gpu": 0}
+
+
+@pytest.mark.slow
+def test_a_user_s_bound_of_none_holds_for_what_dear_workers_hold_too(make):
+    cluster = make()
+    cluster.adapt(cpu=0, highmem=0, gpu=2, idle=1)
+    with cluster.get_client() as client:
+        block = client.submit(needs(gpu=1)(np.ones), 1_000_000, pure=False)
+        assert block.result().sum() == 1_000_000
+        time.sleep(4)
+        assert jobs_by_pool(cluster) == {"cpu": 0, "highmem": 0, "gpu": 1}
+
+
+@pytest.mark.slow
+def test_bounds_and_places_hold_at_once_in_coroutines(site):
+    async def main():
+        async with Cluster(site, asynchronous=True) as cluster:
+            assert cluster.adapt(cpu=(0, 1), highmem=0, target_duration=1) is None
+            cluster.place({"sleepy*": "gpu"})
+            cluster.resume("cpu")
+            async with Client(cluster, asynchronous=True) as client:
+                assert await client.submit(sleepy, 1, pure=False) == "gpu"
+                await client.gather(client.map(slow, range(40), seconds=0.1, pure=False))
+            assert jobs_by_pool(cluster) == {"cpu": 1, "highmem": 0, "gpu": 1}
+
+    asyncio.run(main())

@@ -1,5 +1,8 @@
 """From work to workers."""
 
+import math
+import random
+
 import pytest
 
 from dask_site.placement.matching import Shape
@@ -67,3 +70,33 @@ def test_a_pool_that_is_scaled_by_hand_is_left_out():
 def test_many_kinds_of_small_work_share_one_worker():
     kinds = [Work(ORDINARY, 5, 0.5) for _ in range(20)]
     assert workers(*kinds) == {"cpu": 1}
+
+
+def _random(rng):
+    names = [f"p{n}" for n in range(rng.randint(1, 6))]
+    pools = {}
+    for name in names:
+        least = rng.choice([0, 0, 1, 3])
+        pools[name] = Limits(least, least + rng.choice([0, 1, 5, 100]))
+    work = []
+    for n in range(rng.randint(1, 8)):
+        hosts = rng.sample(names, rng.randint(1, len(names)))
+        shape = Shape((("X", n),), {name: rng.randint(1, 8) for name in hosts})
+        tasks = rng.choice([0.3, 1, 2, 7, 50, 1000])
+        work.append(Work(shape, tasks, tasks * 10 ** rng.uniform(-6, 5)))
+    return work, pools, 10 ** rng.uniform(-1, 3)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_whatever_the_work_bounds_hold_and_nobody_is_forgotten_or_idle(seed):
+    work, pools, horizon = _random(random.Random(seed))
+    planned = plan(work, pools, horizon)
+    for name, limits in pools.items():
+        assert limits.least <= planned[name] <= limits.most
+    added = sum(planned[name] - limits.least for name, limits in pools.items())
+    assert added <= sum(math.ceil(item.tasks) for item in work)
+    for item in work:
+        can = [name for name in item.shape.slots if pools[name].most > 0]
+        assert not can or any(planned[name] for name in can)
+    more = [Work(item.shape, 3 * item.tasks, 3 * item.seconds) for item in work]
+    assert sum(plan(more, pools, horizon).values()) >= sum(planned.values())

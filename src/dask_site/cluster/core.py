@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import weakref
-from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -411,7 +411,7 @@ class Cluster(DaskCluster):
             "target_duration": _seconds("target_duration", target_duration),
             "idle": _seconds("idle", idle),
         }
-        self.sync(controller.adapt, bounds or dict.fromkeys(self.pools), backlog, **settings)
+        self._at_once(controller.adapt, bounds or dict.fromkeys(self.pools), backlog, **settings)
 
     def place(self, places: Mapping[str, Any]) -> None:
         """Place work by the names of its tasks: for functions that nobody can decorate.
@@ -430,10 +430,7 @@ class Cluster(DaskCluster):
             For a pool that isn't there, or a need that no pool satisfies.
         """
         self._running()
-        self.sync(self._place, places)
-
-    async def _place(self, places: Mapping[str, Any]) -> None:
-        self.scheduler.placer.set_patterns(places)
+        self._at_once(self.scheduler.placer.set_patterns, places)
 
     def resume(self, pool: str) -> None:
         """Let a pool try again that was paused because its jobs failed.
@@ -446,7 +443,7 @@ class Cluster(DaskCluster):
         controller = self._running()
         if pool not in self.pools:
             raise unknown_pool(pool, self.pools, f"Cluster {self.name}")
-        controller.resume(pool)
+        self._at_once(controller.resume, pool)
 
     def wait_for_workers(
         self, n_workers: int | None = None, timeout: float | None = None, **pools: int
@@ -472,6 +469,17 @@ class Cluster(DaskCluster):
             After `timeout` seconds, with what was missing.
         """
         return self.sync(self._running().scaling.wait, n_workers, pools, timeout)
+
+    def _at_once(self, function: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Call what does not wait, in the event loop; in coroutines it needs no `await`."""
+
+        async def called() -> None:
+            function(*args, **kwargs)
+
+        if self.asynchronous:
+            function(*args, **kwargs)
+        else:
+            self.sync(called)
 
     def _running(self) -> Controller:
         if self._controller is None or not self.is_open:

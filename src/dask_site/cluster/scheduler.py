@@ -13,7 +13,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 import dask.config
-from dask.utils import key_split
+from dask.utils import key_split, parse_timedelta
 from distributed import Scheduler, SchedulerPlugin
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS
@@ -64,6 +64,10 @@ class PoolScheduler(Scheduler):
         Counts tasks by what they need.
     judge : Judge or None
         Judges what was lost with a worker; without one distributed does.
+    data_waiting : int
+        How many clients wait for a worker that takes their data.
+    workers_come : bool
+        Whether there are jobs that bring workers, or have brought them.
     """
 
     def __init__(self, *args: Any, site: Site, **kwargs: Any) -> None:
@@ -82,6 +86,8 @@ class PoolScheduler(Scheduler):
         self._open: set[Any] = set()
         self._places_as_of: tuple[int, int] = (-1, -1)
         self._warned: set[str] = set()
+        self.data_waiting = 0
+        self.workers_come = False
         # Why keys were refused that persisted collections still name.
         self._refused: dict[Any, str] = {}
         extensions = {**DEFAULT_EXTENSIONS, "shuffle": PoolShufflePlugin}
@@ -322,6 +328,39 @@ class PoolScheduler(Scheduler):
                 given_back[ts.key] = "released"
         if given_back:
             self.transitions(given_back, _stimulus("take-back"))
+
+    def in_shuffle(self, ws: Any) -> bool:
+        """Say whether a worker takes part in a P2P shuffle: without it, that begins anew."""
+        active = self.extensions["shuffle"].active_shuffles
+        return any(ws.address in shuffle.participating_workers for shuffle in active.values())
+
+    async def scatter(
+        self,
+        data: dict[Any, Any],
+        workers: Iterable[Any] | None,
+        client: str,
+        broadcast: bool = False,
+        timeout: float = 2,
+    ) -> list[Any]:
+        """Have a worker come for data that a client brings while there is none."""
+        if workers is None and not self.running:
+            self.data_waiting += 1
+            try:
+                await self._first_worker(timeout)
+            finally:
+                self.data_waiting -= 1
+        keys: list[Any] = await super().scatter(data, workers, client, broadcast, timeout)
+        return keys
+
+    async def _first_worker(self, timeout: float) -> None:
+        # Whoever names no time gets Dask's usual one, which is shorter than many a queue.
+        usual = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+        begun = time()
+        while not self.running:
+            waited = time() - begun
+            if waited > timeout and not (self.workers_come and timeout >= usual):
+                return
+            await asyncio.sleep(0.1)
 
     # -- what was lost with a worker ---------------------------------------------------------
 

@@ -12,7 +12,6 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster.records import (
-    CLOSING,
     FAILED,
     PENDING,
     SUBMITTING,
@@ -21,6 +20,7 @@ from dask_site.cluster.records import (
 )
 from dask_site.placement.matching import Shape
 from dask_site.scaling.demand import Cell
+from dask_site.scaling.idle import IdleJobs
 from dask_site.scaling.lookahead import LATER, Lookahead
 from dask_site.scaling.plan import Limits, Work, plan
 from dask_site.scaling.rules import Rules, bounded, rules_of
@@ -80,8 +80,8 @@ class Controller:
         Whether work counts that is not ready yet; a benchmark compares both.
     horizon : float
         Seconds in which the work that is ready shall be done.
-    idle : float or None
-        Seconds for which an idle job is kept; None: as long as another one takes to come.
+    idle : IdleJobs
+        Gives back what is not needed any more.
     history : deque of Sample
         One a second, the last hour.
     expected : dict of Shape to (float, float)
@@ -99,7 +99,6 @@ class Controller:
     ) -> None:
         self.look_ahead = True
         self.horizon = 60.0
-        self.idle: float | None = None
         self.history: deque[Sample] = deque(maxlen=_HISTORY)
         self.rules = {name: rules_of(pool) for name, pool in site.pools.items()}
         self.expected: dict[Shape, tuple[float, float]] = {}
@@ -109,10 +108,8 @@ class Controller:
         self._fleet = fleet
         self.scaling = scaling
         self.waits = waits
-        self._surplus_since: dict[str, float] = {}
         self._walltimes = Walltimes(scheduler, scaling.retirement, waits)
-        self._stays_until: dict[str, float] = {}
-        self._harbour = False
+        self.idle = IdleJobs(site, scheduler, fleet, scaling, waits, self._walltimes)
         self._warned = False
         scaling.kept = self._kept
         scaling.paused = lambda name: self.rules[name].paused
@@ -127,7 +124,7 @@ class Controller:
         self.rules[pool].by_demand = False
         self.resume(pool)
 
-    async def adapt(
+    def adapt(
         self,
         bounds: Mapping[str, Any],
         backlog: int | None,
@@ -145,7 +142,7 @@ class Controller:
         for name in rules:
             self.resume(name)
         self.horizon = target_duration or self.horizon
-        self.idle = idle or self.idle
+        self.idle.grace = idle or self.idle.grace
 
     def resume(self, pool: str) -> None:
         """Let a paused pool try again."""
@@ -168,21 +165,23 @@ class Controller:
         """Look at the work once, and ask for jobs or give them back."""
         self.waits.observe(self._fleet.records)
         live = {name: self._fleet.of(name) for name in self.rules}
+        self.idle.worked(
+            Work(cell.shape, done, done * self._scheduler.seconds_of(cell.prefix))
+            for cell, done in self._scheduler.demand.take_done()
+        )
         cells = list(self._scheduler.demand.cells())
         full = {name: self._is_full(name, live[name]) for name in live}
         self._walltimes.mind(live, self._longest(cells), full)
-        wanted = plan(
-            self._work(cells, live),
-            self._limits(),
-            self.horizon,
-        )
-        self._harbour = False
+        limits = self._limits(live)
+        wanted = plan(self._work(cells, live), limits, self.horizon)
+        self.idle.harbour = False
         # The dearest first: what its workers hold goes to cheaper ones.
         for name, rules in reversed(self.rules.items()):
             pool = self._site.pools[name]
             if rules.by_demand:
                 self.scaling.targets[name] = -(-wanted[name] // pool.processes) * pool.processes
-            self._supply(pool, rules, live[name])
+            self._supply(pool, rules, live[name], limits)
+        self._scheduler.workers_come = any(live.values())
         self.history.append(self._sample(cells, live))
 
     # -- what work there is ------------------------------------------------------------------
@@ -259,11 +258,21 @@ class Controller:
 
     # -- jobs --------------------------------------------------------------------------------
 
-    def _limits(self) -> dict[str, Limits]:
-        limits = {n: Limits(r.least, r.most) for n, r in self.rules.items() if r.by_demand}
-        default = self._site.default_pool
-        if self._harbour and default in limits:
-            limits[default] = Limits(max(1, limits[default].least), max(1, limits[default].most))
+    def _limits(self, live: Mapping[str, list[JobRecord]]) -> dict[str, Limits]:
+        """Return the bounds of all pools; those that can't get more have what is there."""
+        limits = {}
+        for name, rules in self.rules.items():
+            there = len(live[name]) * self._site.pools[name].processes
+            if not rules.by_demand:
+                limits[name] = Limits(there, there)
+            elif rules.paused:
+                limits[name] = Limits(min(rules.least, there), there)
+            else:
+                limits[name] = Limits(rules.least, rules.most)
+        default = limits[self._site.default_pool]
+        if self.idle.harbour or self._scheduler.data_waiting:
+            least = int(min(max(1, default.least), default.most))
+            limits[self._site.default_pool] = Limits(least, default.most)
         return limits
 
     def _is_full(self, name: str, live: list[JobRecord]) -> bool:
@@ -273,16 +282,17 @@ class Controller:
         )
         return len(live) * pool.processes >= most
 
-    def _supply(self, pool: Pool, rules: Rules, live: list[JobRecord]) -> None:
+    def _supply(
+        self, pool: Pool, rules: Rules, live: list[JobRecord], limits: Mapping[str, Limits]
+    ) -> None:
         target = -(-self.scaling.targets[pool.name] // pool.processes)
         staying = [r for r in live if r.name not in self._walltimes.leaving]
         missing = target - len(staying)
         if missing > 0:
-            for record in live:
-                self._surplus_since.pop(record.name, None)
+            self.idle.in_demand(live)
             self._ask(pool, rules, live, missing)
         elif rules.by_demand:
-            self._give_back(pool, staying, -missing)
+            self.idle.give_back(pool, staying, -missing, limits)
 
     def _ask(self, pool: Pool, rules: Rules, live: list[JobRecord], missing: int) -> None:
         if self._paused(pool, rules):
@@ -308,7 +318,7 @@ class Controller:
             last = next(
                 r
                 for r in reversed(self._fleet.records)
-                if r.pool == pool.name and r.state == FAILED
+                if r.pool == pool.name and r.state == FAILED and not r.joined
             )
             rules.paused = f"{sentence(str(last))} {last.reason}\n{last.advice}".rstrip()
             logger.warning(
@@ -331,72 +341,9 @@ class Controller:
             rules.retry_at = monotonic() + failures - rules.failures
         return monotonic() < rules.retry_at
 
-    def _give_back(self, pool: Pool, staying: list[JobRecord], surplus: int) -> None:
-        """Give back jobs beyond the target: those that wait in the queue, then idle ones."""
-        now = monotonic()
-        grace = self._grace(pool.name)
-        idle = [r for r in staying if self._is_idle(r)]
-        for record in staying:
-            if record not in idle:
-                self._surplus_since.pop(record.name, None)
-        if not surplus:
-            for record in idle:
-                self._surplus_since.pop(record.name, None)
-            return
-        idle.sort(key=self.scaling.cost_of_losing)
-        for record in idle[:surplus]:
-            since = self._surplus_since.setdefault(record.name, now)
-            waited = now - since >= grace and now >= self._stays_until.get(record.name, 0.0)
-            if not waited:
-                continue
-            held = self._held_by(record)
-            if held <= self._room_for(record):
-                self.scaling.retirement.retire([record], quietly=True)
-            elif pool.name != self._site.default_pool:
-                self._seek_harbour(held)
-
     def _kept(self, record: JobRecord) -> None:
-        self._stays_until[record.name] = monotonic() + 60.0
+        self.idle.kept(record)
         self._walltimes.kept(record)
-
-    def _grace(self, pool: str) -> float:
-        """Return how long an idle job is kept: as long as getting it again would take."""
-        if self.idle is not None:
-            return self.idle
-        return min(max(self.waits.expected(pool), 5.0), 120.0)
-
-    def _is_idle(self, record: JobRecord) -> bool:
-        if self._walltimes.is_draining(record) or record.state == CLOSING:
-            return False
-        there = self._scheduler.workers
-        workers = [there[address] for address in record.workers if address in there]
-        return not any(ws.processing or ws.actors for ws in workers)
-
-    def _held_by(self, record: JobRecord) -> float:
-        there = self._scheduler.workers
-        return float(sum(there[a].nbytes for a in record.workers if a in there))
-
-    def _room_for(self, record: JobRecord) -> float:
-        """Return the bytes that others could take of what the workers of an idle job hold.
-
-        Not those of dearer pools that have nothing to do either: they would only be kept for it.
-        """
-        order = list(self.rules)
-        room = 0.0
-        for ws in self._scheduler.running:
-            other = self._fleet.job_of(ws.address)
-            if other is None or not other.live or other is record:
-                continue
-            if order.index(other.pool) <= order.index(record.pool) or not self._is_idle(other):
-                used = ws.metrics.get("memory", ws.nbytes)
-                room += max(0.0, 0.6 * ws.memory_limit - used)
-        return room
-
-    def _seek_harbour(self, held: float) -> None:
-        """Ask for a worker of the default pool that can take what an idle, dearer job holds."""
-        pool = self._site.pools[self._site.default_pool]
-        if held < 0.4 * pool.memory / pool.processes:
-            self._harbour = True
 
     # -- looking at it -----------------------------------------------------------------------
 

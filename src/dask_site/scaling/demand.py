@@ -23,13 +23,16 @@ class Cell:
         Tasks by state; right for ``waiting``, ``queued``, ``no-worker`` and ``processing``.
     waiting : dict
         The tasks that wait for others, as keys, in the order in which they came.
+    done : int
+        Tasks computed since `Demand.take_done` was last asked.
     """
 
-    __slots__ = ("count", "prefix", "shape", "waiting")
+    __slots__ = ("count", "done", "prefix", "shape", "waiting")
 
     def __init__(self, shape: Shape, prefix: Any) -> None:
         self.shape = shape
         self.prefix = prefix
+        self.done = 0
         self.waiting: dict[Any, None] = {}
         # All states that distributed knows, so that counting needs no check.
         self.count = dict.fromkeys(ALL_TASK_STATES, 0)
@@ -78,6 +81,8 @@ class Demand:
             cell.waiting[ts] = None
         elif start == "waiting":
             cell.waiting.pop(ts, None)
+        elif start == "processing" and finish == "memory":
+            cell.done += 1
         return ts
 
     def restricted(self, ts: Any, before: dict[str, float] | None) -> None:
@@ -104,6 +109,14 @@ class Demand:
         if cell is None:
             cell = self._needing[key] = Cell(self._matcher.shape(restrictions), ts.prefix)
         return cell
+
+    def take_done(self) -> Iterator[tuple[Cell, int]]:
+        """Yield the cells of which tasks were computed since the last time, and how many."""
+        for store in (self._ordinary, self._needing):
+            for cell in store.values():
+                if cell.done:
+                    done, cell.done = cell.done, 0
+                    yield cell, done
 
     def cells(self) -> Iterator[Cell]:
         """Yield the cells with unfinished tasks, and forget the others."""
