@@ -83,7 +83,7 @@ class Site(Part):
     )
     escalate: list[fields.Word] = Field(
         default=[],
-        description="Order in which a task that ran out of memory moves on; checked, not used yet.",
+        description="Where tasks go on that ran out of memory, or whose inputs are too large.",
         examples=[["cpu", "highmem"]],
     )
     pools: dict[str, Pool] = Field(

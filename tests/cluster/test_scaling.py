@@ -133,19 +133,23 @@ if __name__ == "__main__":
 def test_a_user_asks_from_another_shell_what_a_cluster_waits_for(in_background, as_user, login1):
     login1.check_output("scontrol update nodename=m1 state=drain reason=test")
     try:
-        in_background(
+        facts, *_ = in_background(
             "alice",
             SITE
             + """
 if __name__ == "__main__":
     cluster = Cluster()
     client = cluster.get_client()
-    future = client.submit(needs(memory="2GiB")(sleepy), 1)
+    cluster.adapt(backlog=1, target_duration="1 s")
+    futures = client.map(needs(memory="2GiB")(sleepy), range(50))
     until(lambda: any(j.reason for j in cluster.jobs), 30)
-    tell(ready=True)
+    time.sleep(3)
+    tell(jobs=jobs_by_pool(cluster), target=cluster.target("highmem"))
     time.sleep(600)
 """,
         )
+        assert facts["target"] == 2
+        assert facts["jobs"]["highmem"] == 1, "one waits in the queue at a time, as was asked for"
         shown = as_user("alice", "module load dask-site; dask-site explain")
         assert shown.rc == 0, shown.stderr
         assert "highmem" in shown.stdout
