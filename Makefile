@@ -56,7 +56,7 @@ clean: ## remove every cluster: containers, networks, volumes, keys; images stay
 clean-images: clean ## remove the images too
 	@podman images -q --filter label=dask-site=image | sort -u | xargs -r podman rmi -f >/dev/null
 
-.PHONY: test test-quick molecule bench
+.PHONY: test test-quick molecule bench bench-pools
 test: lint ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
 	@echo "==> tests without containers"
 	pytest tests/unit tests/contract tests/local
@@ -75,6 +75,11 @@ molecule: $(VENV)/.stamp ## the molecule scenario on Debian 12 and 13: rollout, 
 
 bench: cluster rollout ## the figures of bench/README.md, on the cluster of `make cluster`
 	@$(PLAYBOOK) bench/bench.yml
+
+bench-pools: cluster rollout ## the figures of pools that follow the work: half an hour
+	@$(BIN)/python bench/pools/overhead.py
+	@$(BIN)/python bench/pools/thousand_jobs.py
+	@$(PLAYBOOK) bench/pools.yml
 
 .PHONY: lint
 lint: $(VENV)/.stamp ## style, types, playbooks; offline
