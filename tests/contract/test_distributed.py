@@ -12,7 +12,7 @@ import distributed
 import distributed.utils
 import pytest
 from distributed import Scheduler
-from distributed.scheduler import ALL_TASK_STATES, TaskState, WorkerState
+from distributed.scheduler import ALL_TASK_STATES, TaskPrefix, TaskState, WorkerState
 from distributed.shuffle._core import SchedulerShuffleState, ShuffleSpec, barrier_key, id_from_key
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
@@ -66,6 +66,7 @@ def test_what_the_scheduler_keeps_of_workers_and_tasks():
     task |= {"loose_restrictions", "waiting_on", "processing_on", "prefix", "actor"}
     assert worker <= set(dir(WorkerState)), VERSION
     assert task <= set(dir(TaskState)), VERSION
+    assert {"duration_average", "max_exec_time"} <= set(TaskPrefix.__slots__), VERSION
     assert parameters(TaskState.get_nbytes_deps) == ["self"], VERSION
     expected = {"waiting", "queued", "no-worker", "processing", "memory", "erred", "forgotten"}
     assert expected <= set(ALL_TASK_STATES), VERSION

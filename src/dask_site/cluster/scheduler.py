@@ -34,6 +34,13 @@ logger = logging.getLogger("dask_site")
 _STIMULUS = "dask-site"
 # Above this part of its memory a worker pauses: the inputs of one task have to be there at once.
 _INPUTS_SHARE = 0.8
+# Names of tasks that only take blocks apart and put them together. distributed assumes half a
+# second for what it has not measured, and an array may have thousands of these.
+_PLUMBING = frozenset(
+    "getitem concatenate stack overlap transpose reshape squeeze expand_dims broadcast_to blocks "
+    "rechunk-merge rechunk-split finalize getter".split()
+)
+_MOMENT = 0.001
 _MOST_REFUSED = 10_000
 
 
@@ -109,8 +116,12 @@ class PoolScheduler(Scheduler):
             valid = self._workers_with(restrictions)
         else:
             valid = super().valid_workers(ts)
-            if self._exclusive_workers:
-                valid = self._without_exclusive(ts, valid)
+            if valid is not None and not valid and ts.loose_restrictions:
+                # The workers that it would like best are gone.
+                valid = self._workers_with(restrictions) if restrictions else None
+            if valid is None and self._exclusive_workers:
+                self._refresh_places()
+                valid = self._open
         return self._lasting(ts, valid) if self._ending else valid
 
     def _workers_with(self, restrictions: Mapping[str, float]) -> set[Any]:
@@ -130,14 +141,6 @@ class PoolScheduler(Scheduler):
                 if pool is None or pool in slots:
                     found.add(ws)
         return found
-
-    def _without_exclusive(self, ts: Any, valid: set[Any] | None) -> set[Any] | None:
-        # distributed takes an empty set for "any worker" where restrictions are loose.
-        anywhere = not valid and ts.loose_restrictions and not ts.resource_restrictions
-        if valid is None or anywhere:
-            self._refresh_places()
-            return self._open
-        return valid
 
     def _refresh_places(self) -> None:
         as_of = (self._epoch, len(self.running))
@@ -194,6 +197,9 @@ class PoolScheduler(Scheduler):
             inputs = ts.get_nbytes_deps()
             if inputs > self._small_inputs:
                 self._make_room_for(ts, inputs)
+        if ts.loose_restrictions and (valid := self.valid_workers(ts)) is not None and not valid:
+            # distributed would take any worker, though it were held or lacked what it needs.
+            return None
         return super().decide_worker_non_rootish(ts)
 
     def _make_room_for(self, ts: Any, inputs: int) -> None:
@@ -280,12 +286,18 @@ class PoolScheduler(Scheduler):
 
     def seconds_of(self, prefix: Any) -> float:
         """Return how long a task of a prefix takes: measured, or else assumed."""
+        unknown = prefix.duration_average < 0 and prefix.max_exec_time <= 0
+        if unknown and prefix.name in _PLUMBING:
+            return _MOMENT
         return float(self._get_prefix_duration(prefix))
 
     def expected_seconds(self, key: Any) -> float:
         """Return how long the task of a key would take that is not known yet."""
-        prefix = self.task_prefixes.get(key_split(key))
-        return self.UNKNOWN_TASK_DURATION if prefix is None else self.seconds_of(prefix)
+        name = key_split(key)
+        prefix = self.task_prefixes.get(name)
+        if prefix is not None:
+            return self.seconds_of(prefix)
+        return _MOMENT if name in _PLUMBING else self.UNKNOWN_TASK_DURATION
 
     # -- workers that go ---------------------------------------------------------------------
 
