@@ -129,7 +129,7 @@ def test_bounds_hold_and_the_least_stays(make):
     cluster = make()
     cluster.adapt(cpu=(1, 2), highmem=0, gpu=0, target_duration=0.1, idle=1)
     with cluster.get_client() as client:
-        assert until(lambda: workers(cluster)["cpu"] == 1)
+        cluster.wait_for_workers(cpu=1, timeout=60)
         futures = client.map(slow, range(100), seconds=0.05, pure=False)
         client.gather(futures)
         assert jobs_by_pool(cluster) == {"cpu": 2, "highmem": 0, "gpu": 0}
@@ -368,3 +368,13 @@ def test_bounds_and_places_hold_at_once_in_coroutines(site):
             assert jobs_by_pool(cluster) == {"cpu": 1, "highmem": 0, "gpu": 1}
 
     asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_who_may_run_elsewhere_does_when_the_worker_that_was_named_is_gone(make):
+    cluster = make()
+    gone = {"workers": ["tls://127.0.0.1:1"], "allow_other_workers": True, "pure": False}
+    with cluster.get_client() as client:
+        assert client.submit(sleepy, 1, **gone).result(timeout=60) == "cpu"
+        # The worker of the cpu pool is there, but has no GPU.
+        assert client.submit(on_gpu, 1, **gone).result(timeout=60) == "gpu"

@@ -387,6 +387,7 @@ class PoolScheduler(Scheduler):
                     self.judge.worker_lost(ws)
                     expected = True
                 except Exception:
+                    self.let_go(ts.key for ts in ws.processing)
                     self._degrade("Judging a lost worker", "its tasks count as guilty")
         return await super().remove_worker(
             address, stimulus_id=stimulus_id, expected=expected, close=close

@@ -139,8 +139,11 @@ class Controller:
             for changed in rules.values():
                 changed.backlog = backlog
         self.rules.update(rules)
-        for name in rules:
+        for name, changed in rules.items():
             self.resume(name)
+            # At once, so that whoever waits for them next waits.
+            least = self._in_jobs(name, changed.least)
+            self.scaling.targets[name] = max(self.scaling.targets[name], least)
         self.horizon = target_duration or self.horizon
         self.idle.grace = idle or self.idle.grace
 
@@ -150,6 +153,11 @@ class Controller:
         rules.paused = ""
         rules.retry_at = 0.0
         rules.failures = self._fleet.failures_in_a_row(pool)
+
+    def _in_jobs(self, pool: str, workers: int) -> int:
+        """Return the workers of as many whole jobs as bring that many."""
+        processes = self._site.pools[pool].processes
+        return -(-workers // processes) * processes
 
     async def _run(self) -> None:
         while True:
@@ -179,7 +187,7 @@ class Controller:
         for name, rules in reversed(self.rules.items()):
             pool = self._site.pools[name]
             if rules.by_demand:
-                self.scaling.targets[name] = -(-wanted[name] // pool.processes) * pool.processes
+                self.scaling.targets[name] = self._in_jobs(name, wanted[name])
             self._supply(pool, rules, live[name], limits)
         self._scheduler.workers_come = any(live.values())
         self.history.append(self._sample(cells, live))
