@@ -37,8 +37,11 @@ _INPUTS_SHARE = 0.8
 # Names of tasks that only take blocks apart and put them together. distributed assumes half a
 # second for what it has not measured, and an array may have thousands of these.
 _PLUMBING = frozenset(
-    "getitem concatenate stack overlap transpose reshape squeeze expand_dims broadcast_to blocks "
-    "rechunk-merge rechunk-split finalize getter".split()
+    {
+        *("getitem", "getter", "concatenate", "stack", "overlap", "blocks", "finalize"),
+        *("transpose", "reshape", "squeeze", "expand_dims", "broadcast_to"),
+        *("rechunk-merge", "rechunk-split"),
+    }
 )
 _MOMENT = 0.001
 _MOST_REFUSED = 10_000
