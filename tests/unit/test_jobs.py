@@ -105,6 +105,14 @@ def test_job_script(script, manager, lines):
     assert "PRIVATE KEY" not in text
 
 
+@pytest.mark.parametrize("manager", ["slurm", "sge", "pbs", "lsf", "oar", "local"])
+def test_the_workers_take_the_place_of_the_shell(script, manager):
+    """Where only the script's own process is told that its job ends, it has to be them."""
+    last = script(make_site(manager)).strip().splitlines()[-1]
+    assert last.startswith("exec ")
+    assert "-m dask_site.cluster.worker" in last
+
+
 def test_htcondor_submit_description(script):
     text = script(make_site("htcondor", queue=None, directives=["requirements = HasLustre"]))
     assert "RequestMemory" in text

@@ -43,7 +43,7 @@ _SUBMISSIONS_AT_ONCE = 8
 # Slurm takes 1001 elements by default (MaxArraySize), numbered from 0.
 _ARRAY_MOST = 1000
 # Seconds that jobs get to end by themselves once their workers are closed, and in all.
-_CLOSING_GRACE, _CLOSING_PATIENCE = 5, 15
+_CLOSING_GRACE, _CLOSING_PATIENCE = 12, 25
 # Seconds without any worker after which a job counts as ended where the manager can't be asked: a
 # worker that is started anew takes less.
 _DESERTED = 60

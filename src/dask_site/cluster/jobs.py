@@ -206,9 +206,19 @@ class _PrivateScript:
     folder: ClusterFolder
     script_name: str
 
+    def job_script(self) -> str:
+        """Return the script, in which the workers take the place of the shell.
+
+        Where Slurm follows processes by control groups, it tells only the script's own process
+        that the job is about to end.
+        """
+        script: str = super().job_script()  # type: ignore[misc]  # the mixed-in Job
+        command: str = self._command_template  # type: ignore[attr-defined]
+        return script.replace(f"\n{command}", f"\nexec {command}")
+
     @contextmanager
     def job_file(self) -> Iterator[str]:
-        path = self.folder.write(Path("jobs") / self.script_name, self.job_script())  # type: ignore[attr-defined]  # the mixed-in Job
+        path = self.folder.write(Path("jobs") / self.script_name, self.job_script())
         yield str(path)
 
 
