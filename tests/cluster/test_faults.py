@@ -140,7 +140,7 @@ def test_a_node_that_is_lost_costs_no_task(long_work, how):
     lost = "c1" if "c1" in nodes else "c2"
     with out_of_service(lost, how):
         results = finish(240)
-    assert sum(results["nodes"].values()) == 150
+    assert sum(results["nodes"].values()) == 240
     # Slurm itself queues the jobs of a lost node again.
     assert {event[0] for event in results["events"]} <= {"pardon", "unknown"}
 
@@ -159,12 +159,12 @@ def test_preempted_jobs_are_replaced_and_blame_nobody(long_work, login1):
 
 
 def test_jobs_that_an_administrator_ends_are_replaced(long_work, login1):
-    facts, finish = long_work("carol", 100, 0.5)
+    facts, finish = long_work("carol", 360, 0.5)
     login1.check_output(f"scancel {facts['jobs'][0][0]}")
     time.sleep(3)
     login1.check_output(f"scancel --signal=KILL --full {facts['jobs'][1][0]}")
     results = finish()
-    assert sum(results["nodes"].values()) == 100
+    assert sum(results["nodes"].values()) == 360
     assert results["jobs"] >= len(facts["jobs"]) + 1
 
 

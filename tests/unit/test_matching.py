@@ -136,7 +136,7 @@ def test_escalation_keeps_the_gpu():
         ({}, 10, {"MEMORY": 10 * GIB}),
         ({}, 40, {"MEMORY": 40 * GIB}),
         # No open pool has it, so it goes by `escalate`, not to whatever has the memory.
-        ({}, 100, {"pool:fat": 1, "MEMORY": 100 * GIB}),
+        ({}, 100, {"pool:fat": 1, "MEMORY": 104 * GIB}),
         ({}, 1000, None),
         ({"MEMORY": 20 * GIB}, 10, None),
         ({"MEMORY": 20 * GIB}, 30, {"MEMORY": 30 * GIB}),

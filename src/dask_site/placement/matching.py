@@ -27,9 +27,9 @@ class NeedError(ValueError):
     """No pool of the site has what a task needs; the message names the largest there is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shape:
-    """What a kind of task needs, and where that is.
+    """What a kind of task needs, and where that is; the same needs are the same object.
 
     Attributes
     ----------
@@ -42,9 +42,6 @@ class Shape:
 
     restrictions: tuple[tuple[str, float], ...]
     slots: Mapping[str, int]
-
-    def __hash__(self) -> int:
-        return hash(self.restrictions)
 
     @property
     def ordinary(self) -> bool:
@@ -126,6 +123,11 @@ class Matcher:
         """
         if restrictions.get(MEMORY, 0) >= memory:
             return None
+        return self._with_memory(restrictions, _coarse(memory)) or self._with_memory(
+            restrictions, memory
+        )
+
+    def _with_memory(self, restrictions: Restrictions, memory: int) -> dict[str, float] | None:
         grown = {**restrictions, MEMORY: memory}
         named = next(filter(None, map(pool_of_resource, restrictions)), None)
         if any(named or not self._site.pools[name].exclusive for name in self.shape(grown).slots):
@@ -220,6 +222,12 @@ def _amount(resource: str, amount: float) -> str:
 
 def _kind(resource: str) -> str:
     return {GPU: "GPUs", MEMORY: "memory"}.get(resource, resource)
+
+
+def _coarse(memory: int) -> int:
+    """Round up by at most an eighth, so that tasks which need about the same are counted as one."""
+    step = 1 << max(0, memory.bit_length() - 4)
+    return -(-memory // step) * step
 
 
 def _covers(offers: Restrictions, restrictions: Restrictions) -> bool:

@@ -12,7 +12,7 @@ from dask_site.placement.matching import Matcher, Shape
 
 #: Tasks looked at in one tick; about 1.5 us each.
 _BUDGET = 2000
-_SAMPLES = 3
+_SAMPLES = 2
 LATER = math.inf
 
 
@@ -56,7 +56,7 @@ class Lookahead:
             Seconds that all other work takes, for where the graph is too large to look at.
         """
         first = list(itertools.islice(waiting, _SAMPLES))
-        last = list(itertools.islice(reversed(waiting), _SAMPLES)) if len(first) > 2 else []
+        last = list(itertools.islice(reversed(waiting), _SAMPLES)) if len(first) > 1 else []
         times = [self._ready_in(ts, horizon, rest) for ts in {*first, *last}]
         return min(times), max(times)
 
