@@ -1,8 +1,12 @@
-"""Worker-hours without work, on the computation of examples/winter_sun.py with real terrain.
+"""What is allocated and does nothing, on a mixed computation with real terrain.
+
+On the pool cpu, tile by tile: how far each place lies above its surroundings, at several scales
+(the topographic position index). On gpu: the sun over one day. On highmem: where water runs, over
+the whole terrain. These are the functions of examples/winter_sun.py, but most of the work needs no
+GPU. NumPy stands in for CuPy on both sides.
 
 Against dask-jobqueue's SLURMCluster with `adapt` and one pool that fits everything: a GPU, and the
-memory of the last step. Both as they come, with their defaults. NumPy stands in for CuPy on both
-sides, so that what a GPU would do takes a core.
+memory of the last step. Both as they come, with their defaults.
 """
 
 from __future__ import annotations
@@ -10,21 +14,33 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
+from pathlib import Path
 
 import dask
 import numpy as np
 import terrain
 import xarray as xr
 from measure import forget_waits, jobs_since, middle, note, ours, stock, tell, worker_seconds
+from scipy.ndimage import gaussian_filter
 
 from dask_site import pool
 
-# Everything fits: one GPU of a node, and half of its memory.
+# One GPU of a node, and half of its memory: two such jobs fit on this cluster.
 FITS_ALL = {"cores": 1, "processes": 1, "memory": "3900MB"}
+PRICES = {"standard": 0.01, "highmem": 0.03}  # of a core for an hour, as in the site file
+GPU_PRICE = 0.8
+# Before it is uploaded: then it is imported from elsewhere.
+TERRAIN = str(Path(terrain.__file__).absolute())
 
 
-def winter_sun(data, parts, placed):
-    """Return what winter_sun.py computes, on `parts` times as many tiles."""
+def above_surroundings(height, scale):
+    """How far each cell lies above the mean around it; for a tile with 3 * scale cells more."""
+    edge = 3 * scale
+    return (height - gaussian_filter(height, sigma=scale, truncate=3))[edge:-edge, edge:-edge]
+
+
+def computed(data, scales, placed):
+    """Compute all of it, and return the sizes of the results."""
     feet = xr.open_dataset(data)["data"].sel(lon=slice(-105.6, None))
     metres = feet.chunk(lat=101, lon=161) * 0.3048
     tiles = {
@@ -35,73 +51,74 @@ def winter_sun(data, parts, placed):
     }
     with placed("cpu"):
         height = metres.data.map_overlap(terrain.smooth, depth=4, **tiles).persist()
-        steep = height.map_overlap(terrain.steepness, depth=1, **tiles).persist()
-        faces = height.map_overlap(terrain.facing, depth=1, **tiles).persist()
-    with placed("gpu"):
-        sun = [
-            height.map_overlap(
-                terrain.sunlight, depth=terrain.HALO, step=0.5 / (n + 1), **tiles
-            ).persist()
-            for n in range(parts)
+        relief = [
+            height.map_overlap(above_surroundings, depth=3 * scale, scale=scale, **tiles)
+            .std()
+            .persist()
+            for scale in scales
         ]
+    with placed("gpu"):
+        sun = height.map_overlap(terrain.sunlight, depth=terrain.HALO, step=1, **tiles).persist()
     with placed("highmem"):
-        streams = dask.delayed(terrain.catchments)(height, sun[0]).persist()
-    return dask.compute(height, steep, faces, *sun, streams)
+        streams = dask.delayed(terrain.catchments)(height, sun).persist()
+    return dask.compute(streams, *relief)
 
 
 def anywhere(_):
     return contextlib.nullcontext()
 
 
-def measured(side, placed, data, parts):
-    begun = time.time()
-    with side() as (cluster, client, busy):
-        client.upload_file(terrain.__file__)
-        if side is everything:
-            # Two GPUs: no more such jobs fit.
-            cluster.adapt(maximum_jobs=2)
-        winter_sun(data, parts, placed)
-        took, work = time.time() - begun, busy.total
-    jobs = jobs_since(begun)
-    gpu_seconds = sum(job["seconds"] * job["gpus"] for job in jobs)
-    row = {
-        "seconds": round(took, 1),
-        "work": round(work, 1),
-        "workers": worker_seconds(jobs, gpu=1 if side is everything else 2),
-        "gpus": gpu_seconds,
-    }
-    row["idle"] = round(row["workers"] - work, 1)
-    return row
-
-
 @contextlib.contextmanager
 def everything():
-    directives = ["--gres=gpu:1"]
-    with stock("gpu", job_extra_directives=directives, **FITS_ALL) as given:
-        yield given
+    with stock("gpu", job_extra_directives=["--gres=gpu:1"], **FITS_ALL) as (cluster, *rest):
+        cluster.adapt(maximum_jobs=2)
+        yield cluster, *rest
+
+
+def measured(side, placed, given):
+    begun = time.time()
+    with side() as (_, client, busy):
+        client.upload_file(TERRAIN)
+        computed(given.data, given.scales, placed)
+        took = time.time() - begun
+    jobs = jobs_since(begun)
+    workers = worker_seconds(jobs, gpu=1 if side is everything else 2)
+    gpus = sum(job["seconds"] * job["gpus"] for job in jobs)
+    sun = sum(s for name, s in busy.seconds.items() if "sunlight" in name)
+    cost = sum(
+        job["seconds"] * (PRICES.get(job["pool"], 0) * job["cores"] + GPU_PRICE * job["gpus"])
+        for job in jobs
+    )
+    return {
+        "seconds": round(took, 1),
+        "work": round(busy.total, 1),
+        "gpu_work": round(sun, 1),
+        "worker_seconds": workers,
+        "gpu_seconds": gpus,
+        "idle_worker_seconds": round(workers - busy.total, 1),
+        "idle_gpu_seconds": round(gpus - sun, 1),
+        "cost": round(cost / 3600, 4),
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="trinidad.nc")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--scales", type=int, nargs="+", default=[10, 20, 30])
     given = parser.parse_args()
     forget_waits()
     mine, theirs = [], []
     for _ in range(given.pairs):
-        mine.append(measured(ours, pool, given.data, given.parts))
+        mine.append(measured(ours, pool, given))
         note("ours:", mine[-1])
-        theirs.append(measured(everything, anywhere, given.data, given.parts))
+        theirs.append(measured(everything, anywhere, given))
         note("stock:", theirs[-1])
-    tell(
-        "idle",
-        ours=mine,
-        stock=theirs,
-        ratio_of_idle_worker_hours=middle(
-            a["idle"] / b["idle"] for a, b in zip(mine, theirs, strict=True)
-        ),
-    )
+    ratios = {
+        f"ratio_of_{what}": middle(a[what] / b[what] for a, b in zip(mine, theirs, strict=True))
+        for what in ("idle_worker_seconds", "idle_gpu_seconds", "cost", "seconds")
+    }
+    tell("idle", ours=mine, stock=theirs, **ratios)
 
 
 if __name__ == "__main__":

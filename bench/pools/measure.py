@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from dask.utils import key_split
 from distributed import Client, SchedulerPlugin
 
 from dask_site import Cluster, Site
@@ -26,7 +27,7 @@ def site(**pools):
 
 
 class Busy(SchedulerPlugin):
-    """Counts the tasks that were computed, and the seconds that threads computed, by worker."""
+    """Counts the tasks that were computed, and the seconds of computing, by prefix of the key."""
 
     name = "bench-busy"
 
@@ -34,12 +35,12 @@ class Busy(SchedulerPlugin):
         self.tasks = 0
         self.seconds = Counter()
 
-    def transition(self, _, start, finish, *__, worker=None, startstops=(), **___):
+    def transition(self, key, start, finish, *_, startstops=(), **__):
         if start == "processing" and finish == "memory":
             self.tasks += 1
             for span in startstops or ():
                 if span["action"] == "compute":
-                    self.seconds[worker] += span["stop"] - span["start"]
+                    self.seconds[key_split(key)] += span["stop"] - span["start"]
 
     @property
     def total(self):
@@ -123,6 +124,7 @@ def jobs_since(begun):
             "pool": row["Partition"],
             "state": row["State"].split()[0],
             "seconds": int(row["End"]) - int(row["Start"]),
+            "cores": int(row["AllocCPUS"]),
             "gpus": int(row["AllocTRES"].partition("gres/gpu=")[2].split(",")[0] or 0),
         }
         for row in rows

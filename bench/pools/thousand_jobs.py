@@ -76,6 +76,11 @@ async def farm(folder, at_once=20):
             "distributed.worker.memory.spill": False,
             "distributed.worker.memory.pause": False,
             "distributed.worker.profile.enabled": False,
+            # Each worker would look after itself so many times a second: one CPU for 500 of them.
+            "distributed.admin.tick.interval": "1h",
+            "distributed.admin.tick.cycle": "1h",
+            "distributed.admin.system-monitor.interval": "1h",
+            "distributed.logging.distributed": "warning",
         }
     )
     known, workers, rows = set(), [], {}
