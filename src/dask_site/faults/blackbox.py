@@ -6,7 +6,7 @@ with its nanny, which outlives it. Nothing here ever fails a worker: a box that 
 left off, with a line in the debug log.
 
 The nanny's and worker's internals that serve here are held in place by
-`tests/contract/test_faults.py`.
+`tests/contract/test_nannies.py`.
 """
 
 from __future__ import annotations
