@@ -274,7 +274,8 @@ class Cluster(DaskCluster):
         self._panel.stop()
         if self._controller is not None:
             self._controller.stop()
-        if self._waits is not None:
+        if self._waits is not None and self._fleet is not None:
+            self._waits.observe(self._fleet.records)
             self._waits.save()
         judge = getattr(self, "scheduler", None) and self.scheduler.judge
         if judge is not None:
