@@ -59,7 +59,7 @@ def test_close_leaves_no_process_and_no_file(site, state_dir):
         (mine,) = set(os.listdir(state_dir)) - before
         assert processes_of(mine)
     assert {*os.listdir(state_dir), "waits.json"} == before
-    assert processes_of(mine) == []
+    assert until(lambda: processes_of(mine) == [], 10)
     assert cluster.status.name == "closed"
     cluster.close()
 
@@ -242,7 +242,7 @@ def test_closing_goes_on_after_it_was_interrupted(site, state_dir):
         cluster.close(timeout=0.01)
     cluster.close()
     assert cluster.status.name == "closed"
-    assert processes_of(folder.name) == []
+    assert until(lambda: processes_of(folder.name) == [], 10)
     assert not folder.exists()
     with pytest.raises(ClusterError, match="is closed"):
         cluster.scale(cpu=1)
@@ -259,7 +259,7 @@ def test_two_threads_may_close(site):
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda _: cluster.close(), range(2)))
     assert cluster.status.name == "closed"
-    assert processes_of(cluster._folder.cluster_id) == []
+    assert until(lambda: processes_of(cluster._folder.cluster_id) == [], 10)
 
 
 @pytest.mark.slow
