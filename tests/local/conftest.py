@@ -1,6 +1,7 @@
 """Real clusters of local processes: no container, no root."""
 
 import os
+import time
 
 import pytest
 
@@ -18,6 +19,16 @@ SITE = {
         "gpu": {"cores": 2, "memory": "1GiB", "gpus": 2, "processes": 2, "exclusive": True},
     },
 }
+
+
+def until(condition, seconds=60):
+    """Wait until a condition holds; say whether it does."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
 
 
 @pytest.fixture(scope="session", autouse=True)

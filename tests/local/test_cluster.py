@@ -12,6 +12,7 @@ import textwrap
 import time
 
 import pytest
+from conftest import until
 from distributed import Client
 from places import count, here, slow
 
@@ -32,15 +33,6 @@ def processes_of(cluster_id):
             if cluster_id.encode() in command:
                 found.append(int(entry))
     return found
-
-
-def until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def changed(site, **pools):

@@ -10,20 +10,12 @@ import dask
 import dask.array as da
 import pytest
 from click.testing import CliRunner
+from conftest import until
 from places import slow
 
 from dask_site import Cluster, Site, needs, pool
 from dask_site.cli import main
 from dask_site.cluster.explain import Explanation
-
-
-def until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def wait_for(path, *_):

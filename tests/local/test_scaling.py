@@ -10,7 +10,7 @@ import dask
 import numpy as np
 import psutil
 import pytest
-from conftest import SITE
+from conftest import SITE, until
 from distributed import Client
 from places import count, here, slow
 
@@ -33,15 +33,6 @@ def make(state_dir):
     yield cluster
     for one in started:
         one.close()
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def jobs_by_pool(cluster):
