@@ -9,9 +9,9 @@ import signal
 import time
 
 import pytest
+from conftest import until
 from distributed import KilledWorker
 from places import here, slow
-from test_cluster import until
 from wreckage import fill, gulp, leave, mark_and_leave, run_as, segfault
 
 from dask_site import Cluster, Site, pool
