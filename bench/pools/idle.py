@@ -105,7 +105,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="trinidad.nc")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--scales", type=int, nargs="+", default=[10, 20, 30])
+    parser.add_argument("--scales", type=int, nargs="+", default=range(7, 31))
     given = parser.parse_args()
     forget_waits()
     mine, theirs = [], []

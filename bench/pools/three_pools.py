@@ -69,8 +69,9 @@ def main():
         assert future.result() == given.blocks
         took, work = time.time() - begun, busy.total
         note(cluster.jobs)
-    hours = worker_seconds(jobs_since(begun), gpu=2)
-    note(f"ours: {took:.1f} s, work {work:.0f} s, workers {hours} s")
+    jobs = jobs_since(begun)
+    hours = worker_seconds(jobs, gpu=2)
+    note(f"ours: {took:.1f} s, work {dict(busy.seconds)}, workers {hours} s: {jobs}")
 
     begun = time.time()
     with stock("cpu") as (cluster, client, busy):
