@@ -355,7 +355,9 @@ def test_a_drained_node_is_told_and_the_job_starts_when_it_is_back(in_background
 
 
 def test_a_job_that_dies_before_its_worker_joins_is_told_with_its_output(troubled):
-    facts, said = troubled(prologue=["echo no such compiler >&2", "exit 3"])
+    # Told at once; three tries, of whose end the queue tells once in ten seconds, pause the pool.
+    facts, said = troubled(prologue=["echo no such compiler >&2", "exit 3"], patience=90)
+    assert facts["error"].startswith("PoolError")
     assert "ended before its worker joined: FAILED (exit code 3)" in facts["error"]
     assert "no such compiler" in facts["error"]
     assert "no such compiler" in said
