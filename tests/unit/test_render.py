@@ -47,7 +47,7 @@ def test_plain_dask_jobqueue_finds_a_pool(site):
 
     content = yaml.safe_load(render_jobqueue_yaml(site))
     with dask.config.set(content):
-        options = {"dashboard_address": None, "host": "127.0.0.1"}
+        options = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
         with SLURMCluster(
             config_name="gpu", interface="lo", scheduler_options=options, protocol="tcp"
         ) as cluster:
