@@ -59,7 +59,8 @@ def long_work(in_background):
                 node("login1").run(f"cat {log}").stdout
             )
             text = node("login1").run(f"cat {log}").stdout
-            return json.loads(text.split("RESULTS ", 1)[1].splitlines()[0])
+            results = json.loads(text.split("RESULTS ", 1)[1].splitlines()[0])
+            return {**results, "said": text}
 
         return facts, finish
 
@@ -169,19 +170,20 @@ def test_jobs_that_an_administrator_ends_are_replaced(long_work, login1):
 
 
 def test_workers_that_are_killed_cost_no_task(long_work):
-    facts, finish = long_work("bob", 200, 0.3)
+    _, finish = long_work("bob", 300, 0.3)
     for strike in range(5):
         where = node(("c1", "c2")[strike % 2])
         # The youngest process of the job: the worker, not its nanny.
         where.run("pkill -KILL -n -u bob -f 'dask_site.cluster.worker'")
         time.sleep(1.5)
     results = finish()
-    assert sum(results["nodes"].values()) == 200
-    assert facts["folder"]
+    assert sum(results["nodes"].values()) == 300
+    killed = [event for event in results["events"] if "signal 9" in event[3]]
+    assert len(killed) >= 3, results["events"]
 
 
 def test_slurm_away_for_a_while_is_told_once_and_nothing_stops(long_work):
-    _, finish = long_work("alice", 120, 0.5)
+    _, finish = long_work("alice", 400, 0.5)
     ctl = node("ctl")
     ctl.check_output("systemctl stop slurmctld")
     try:
@@ -189,4 +191,5 @@ def test_slurm_away_for_a_while_is_told_once_and_nothing_stops(long_work):
     finally:
         ctl.check_output("systemctl start slurmctld")
     results = finish()
-    assert sum(results["nodes"].values()) == 120
+    assert sum(results["nodes"].values()) == 400
+    assert results["said"].count("The resource manager does not answer") == 1

@@ -274,6 +274,18 @@ def test_counting_is_exact(client, cluster):
     assert until(lambda: not list(cluster.scheduler.demand.cells()))
 
 
+def test_what_runs_is_not_ready_as_well(client, cluster):
+    with pool("gpu"):
+        futures = client.map(slow, range(4), seconds=2, pure=False)
+
+    def seen():
+        latest = cluster._controller.history[-1].pools["gpu"]
+        return latest.running, latest.ready
+
+    assert until(lambda: seen() == (2, 2), 10)
+    client.gather(futures)
+
+
 async def _counters_are_right(scheduler):
     states = ("waiting", "queued", "no-worker", "processing")
     scanned = dict.fromkeys(states, 0)

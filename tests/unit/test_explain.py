@@ -306,12 +306,12 @@ def kept(history):
 
 
 def test_the_panel_keeps_the_peak_of_each_step():
-    quiet, busy = (1, 1, 0, 1, 1), (9, 2, 7, 4, 6)
+    quiet, busy = (1, 1, 0, 1, 0), (9, 2, 7, 4, 2)
     history = deque(sample(t, busy if t == 7 else quiet, quiet) for t in range(33))
     seconds, quarters, _ = kept(history).spans
     assert len(seconds.points) == 32
     assert [time for time, _ in quarters.points] == [0.0, 15.0]
-    # Target, workers, jobs pending, tasks running, and ready without those that run.
+    # Target, workers, jobs pending, tasks running, tasks ready.
     assert quarters.points[0][1] == [9, 2, 7, 4, 2, 1, 1, 0, 1, 0]
     assert quarters.points[1][1][:5] == [1, 1, 0, 1, 0]
 

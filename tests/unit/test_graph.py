@@ -416,7 +416,7 @@ def test_prefixes_that_are_known_to_be_hungry():
     p = placer()
     graph = {k: Task(k, one, 1) for k in ("work-1", "vast-1", "rest-1")}
     assert p.resources(graph) == {"work-1": {}, "vast-1": {}, "rest-1": {}}
-    p.hungry = {"work": 20 * GIB, "vast": 2**50}.get
+    p.hungry = lambda: {"work": 20 * GIB, "vast": 2**50}
     assert p.resources(graph) == {"work-1": {"MEMORY": 20 * GIB}, "vast-1": {}, "rest-1": {}}
 
 

@@ -226,10 +226,12 @@ def test_a_kind_that_often_runs_out_of_memory_is_known_by_its_peak(court, done):
         assert court.need_of_prefix("hungry") is None
         court.memory([suspect(f"h{number}", "hungry")], CPU, peak * GIB, sole=True)
     assert court.need_of_prefix("hungry") == 9 * GIB
+    assert court.hungry() == {"hungry": 9 * GIB}
     done["hungry"] = 6
     assert court.need_of_prefix("hungry") == 9 * GIB
     done["hungry"] = 7
     assert court.need_of_prefix("hungry") is None, "3 of 10 is not more than 3 in 10"
+    assert court.hungry() == {}
     done["hungry"] = 2
     (one,) = court.memory([suspect("h9", "hungry")], CPU, 0, sole=True)
     assert one.resources == {"pool:gpu": 1, "MEMORY": 9 * GIB}, "straight to where the known fit"

@@ -18,11 +18,11 @@ def joined(name, seconds, pool="cpu"):
 
 
 def test_nothing_measured_is_half_a_minute(tmp_path):
-    assert Waits(tmp_path / "waits.json").expected("cpu") == 30.0
+    assert Waits(tmp_path / "waits.json", "Centre").expected("cpu") == 30.0
 
 
 def test_the_median_of_what_was_measured_and_another_pools_where_nothing_was(tmp_path):
-    waits = Waits(tmp_path / "waits.json")
+    waits = Waits(tmp_path / "waits.json", "Centre")
     records = [joined("cpu-0", 5), joined("cpu-1", 7), joined("cpu-2", 600)]
     waits.observe(records)
     waits.observe(records)
@@ -33,7 +33,7 @@ def test_the_median_of_what_was_measured_and_another_pools_where_nothing_was(tmp
 
 
 def test_a_job_that_waits_longer_than_usual_says_that_the_queue_is_full(tmp_path):
-    waits = Waits(tmp_path / "waits.json")
+    waits = Waits(tmp_path / "waits.json", "Centre")
     waits.observe([joined("cpu-0", 5)])
     pending = JobRecord("cpu-1", "cpu", submitted=datetime.now(UTC) - timedelta(seconds=100))
     assert waits.expected("cpu", [pending]) == pytest.approx(100, abs=1)
@@ -41,24 +41,40 @@ def test_a_job_that_waits_longer_than_usual_says_that_the_queue_is_full(tmp_path
 
 def test_they_are_kept_from_one_cluster_to_the_next(tmp_path):
     path = tmp_path / "waits.json"
-    first = Waits(path)
-    first.observe([joined("cpu-0", 12.345)])
+    first = Waits(path, "Centre")
+    first.observe([joined("cpu-0", 12.5)])
     first.save()
-    assert json.loads(path.read_text()) == {"cpu": [12.35]} or {"cpu": [12.34]}
-    assert Waits(path).expected("cpu") == pytest.approx(12.345, abs=0.01)
+    assert json.loads(path.read_text()) == {"Centre": {"cpu": [12.5]}}
+    assert Waits(path, "Centre").expected("cpu") == 12.5
     assert [p.name for p in tmp_path.iterdir()] == ["waits.json"]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "null", '{"cpu": 3}', '{"cpu": ["x"]}', '{"cpu": [-1, 1e99]}', "\x00"]
+    "pools", ["", "[]", "null", '{"cpu": 3}', '{"cpu": ["x"]}', '{"cpu": [-1, 1e99]}', "\x00"]
 )
-def test_a_broken_file_is_as_good_as_none(tmp_path, text):
+def test_a_broken_file_is_as_good_as_none(tmp_path, pools):
     path = tmp_path / "waits.json"
-    path.write_text(text)
-    assert Waits(path).expected("cpu") == 30.0
+    for text in (pools, f'{{"Centre": {pools}}}'):
+        path.write_text(text)
+        assert Waits(path, "Centre").expected("cpu") == 30.0
+
+
+def test_pools_of_another_site_are_other_pools_and_clusters_side_by_side_lose_nothing(tmp_path):
+    path = tmp_path / "waits.json"
+    here, laptop, beside = Waits(path, "Centre"), Waits(path, "Laptop"), Waits(path, "Centre")
+    here.observe([joined("cpu-0", 600)])
+    laptop.observe([joined("cpu-0", 2)])
+    beside.observe([joined("cpu-0", 700)])
+    for waits in (here, laptop, beside):
+        waits.save()
+    assert json.loads(path.read_text()) == {
+        "Centre": {"cpu": [600, 700]},
+        "Laptop": {"cpu": [2]},
+    }
+    assert Waits(path, "Laptop").expected("cpu") == 2
 
 
 def test_a_file_that_cannot_be_written_is_no_error(tmp_path):
-    waits = Waits(tmp_path / "gone" / "waits.json")
+    waits = Waits(tmp_path / "gone" / "waits.json", "Centre")
     waits.observe([joined("cpu-0", 5)])
     waits.save()

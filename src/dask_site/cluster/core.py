@@ -168,7 +168,7 @@ class Cluster(DaskCluster):
         await self.scheduler.register_scheduler_plugin(
             PoolPlugin(self._fleet, self._summary), idempotent=False
         )
-        self._waits = Waits(state_dir / "waits.json")
+        self._waits = Waits(state_dir / "waits.json", self.site.name)
         await self._appoint_judge(self._fleet)
         scaling = Scaling(self.name, self.site, self._fleet, self.scheduler)
         self._controller = Controller(self.site, self.scheduler, self._fleet, scaling, self._waits)
@@ -188,8 +188,7 @@ class Cluster(DaskCluster):
         judge = Judge(self.site, scheduler, fleet.job_of)
         await scheduler.register_scheduler_plugin(judge, idempotent=False)
         scheduler.judge = judge
-        scheduler.placer.hungry = judge.need_of_prefix
-        scheduler.placer.any_hungry = judge.any_hungry
+        scheduler.placer.hungry = judge.hungry
         fleet.on_ended = judge.job_ended
         fleet.on_orphans = scheduler.remove_orphans
 

@@ -188,6 +188,4 @@ class Panel:
 
 
 def _values(seen: PoolSample) -> tuple[int, ...]:
-    # The controller counts tasks that run as ready too.
-    queued = max(0, seen.ready - seen.running)
-    return seen.target, seen.workers, seen.pending, seen.running, queued
+    return seen.target, seen.workers, seen.pending, seen.running, seen.ready

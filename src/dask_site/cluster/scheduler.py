@@ -154,7 +154,7 @@ class PoolScheduler(Scheduler):
 
     def _lasting(self, ts: Any, valid: set[Any] | None) -> set[Any] | None:
         """Leave out the workers whose job ends before the task would."""
-        needed = 1.2 * self._get_prefix_duration(ts.prefix)
+        needed = 1.2 * self.seconds_of(ts.prefix)
         now = time()
         # A task that is longer than any walltime may try its luck with a young job.
         short = {
@@ -330,7 +330,7 @@ class PoolScheduler(Scheduler):
         if ws is None:
             return
         room = seconds * ws.nthreads - sum(
-            max(0.0, self._get_prefix_duration(ts.prefix) - ran) for ts, ran in ws.executing.items()
+            max(0.0, self.seconds_of(ts.prefix) - ran) for ts, ran in ws.executing.items()
         )
         left = ws.nthreads if ws.status == Status.running else 0
         given_back = {}
@@ -338,7 +338,7 @@ class PoolScheduler(Scheduler):
             if ts in ws.executing or ts in ws.long_running or ts.actor:
                 continue
             left -= 1
-            room -= self._get_prefix_duration(ts.prefix)
+            room -= self.seconds_of(ts.prefix)
             if left < 0 and room < 0:
                 given_back[ts.key] = "released"
         if given_back:

@@ -145,9 +145,9 @@ class Judge(SchedulerPlugin):
         """Return the bytes that tasks of a prefix are known to need; None if that is not known."""
         return self._court.need_of_prefix(prefix)
 
-    def any_hungry(self) -> bool:
-        """Say whether any prefix may be known to need more than it asks for."""
-        return self._court.any_hungry
+    def hungry(self) -> dict[str, int]:
+        """Return the prefixes whose tasks are known to need memory, and how many bytes."""
+        return self._court.hungry()
 
     @property
     def waiting(self) -> set[Any]:

@@ -175,10 +175,10 @@ class Court:
         share = known.ooms / (known.ooms + self._done(prefix))
         return known.peak if share > _HUNGRY_SHARE else None
 
-    @property
-    def any_hungry(self) -> bool:
-        """Whether any task died of memory so far."""
-        return bool(self._prefixes)
+    def hungry(self) -> dict[str, int]:
+        """Return the prefixes whose tasks are known to need memory, and how many bytes."""
+        needs = {prefix: self.need_of_prefix(prefix) for prefix in self._prefixes}
+        return {prefix: need for prefix, need in needs.items() if need is not None}
 
     @property
     def largest(self) -> tuple[str, int]:

@@ -33,13 +33,11 @@ class Placer:
     matcher : Matcher
         Knows the pools.
     hungry : callable, optional
-        From a key prefix to the bytes that its tasks turned out to need; None if not known.
+        Returns the key prefixes whose tasks turned out to need memory, and how many bytes.
     """
 
-    def __init__(self, matcher: Matcher, hungry: Callable[[str], int | None] | None = None) -> None:
+    def __init__(self, matcher: Matcher, hungry: Callable[[], Mapping[str, int]] = dict) -> None:
         self.hungry = hungry
-        #: Whether `hungry` knows of any prefix; asked first, since names take time to read.
-        self.any_hungry: Callable[[], bool] = lambda: True
         self._matcher = matcher
         self._patterns: dict[str, tuple[re.Pattern[str], Resources]] = {}
 
@@ -206,18 +204,10 @@ class Placer:
 
     def _hunger(self, graph: Graph) -> dict[Any, int]:
         """Return the memory that tasks are known to need by their names, by key."""
-        if self.hungry is None or not self.any_hungry():
+        known = self.hungry()
+        if not known:
             return {}
-        known: dict[str, int] = {}
-        found = {}
-        for key in graph:
-            prefix = key_split(key)
-            memory = known.get(prefix)
-            if memory is None:
-                memory = known[prefix] = self.hungry(prefix) or 0
-            if memory:
-                found[key] = memory
-        return found
+        return {key: known[prefix] for key in graph if (prefix := key_split(key)) in known}
 
     def _grow(
         self,

@@ -42,7 +42,7 @@ _HISTORY = 3600
 
 @dataclass(frozen=True)
 class PoolSample:
-    """A pool at one moment: workers and jobs as numbers, tasks that run and that are ready."""
+    """A pool at one moment: workers and jobs as numbers, tasks that run and that could."""
 
     target: int
     workers: int
@@ -357,14 +357,16 @@ class Controller:
 
     def _sample(self, cells: list[Cell], live: Mapping[str, list[JobRecord]]) -> Sample:
         running = dict.fromkeys(self.rules, 0)
+        ready = dict.fromkeys(self.rules, 0)
         for ws in self._scheduler.workers.values():
             record = self._fleet.job_of(ws.address)
             if record is not None:
-                running[record.pool] += min(len(ws.processing), ws.nthreads)
-        ready = dict.fromkeys(self.rules, 0)
+                begun = min(len(ws.processing), ws.nthreads)
+                running[record.pool] += begun
+                ready[record.pool] += len(ws.processing) - begun
         for cell in cells:
             if cell.shape.slots:
-                ready[next(iter(cell.shape.slots))] += cell.ready
+                ready[next(iter(cell.shape.slots))] += cell.unassigned
         return Sample(
             time(),
             {

@@ -40,8 +40,12 @@ class Cell:
     @property
     def ready(self) -> int:
         """Tasks that could run now, or run."""
-        count = self.count
-        return count["queued"] + count["no-worker"] + count["processing"]
+        return self.unassigned + self.count["processing"]
+
+    @property
+    def unassigned(self) -> int:
+        """Tasks that could run now, and have no worker yet."""
+        return self.count["queued"] + self.count["no-worker"]
 
     @property
     def unfinished(self) -> int:

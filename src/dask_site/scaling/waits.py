@@ -15,6 +15,7 @@ from dask_site.cluster.records import JobRecord
 
 _KEPT = 20
 _UNKNOWN = 30.0
+_LONGEST = 1e7
 
 
 class Waits:
@@ -23,27 +24,30 @@ class Waits:
     Parameters
     ----------
     path : Path
-        The file. That it can't be read or written is no error: waits are measured again.
+        The file, for all sites of the user. That it can't be read or written is no error: waits
+        are measured again.
+    site : str
+        Name of the site that the pools are of.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, site: str) -> None:
         self._path = path
-        self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_KEPT))
+        self._site = site
+        self._new: dict[str, list[float]] = {}
         self._seen: set[str] = set()
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            for pool, values in json.loads(path.read_text("utf-8")).items():
-                self._seconds[str(pool)].extend(float(v) for v in values if 0 <= v < 1e7)
+        self._seconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_KEPT))
+        for pool, values in _read(path).get(site, {}).items():
+            self._seconds[pool].extend(values)
 
     def observe(self, records: Iterable[JobRecord]) -> None:
         """Take over the waits of jobs whose workers have joined."""
         for record in records:
-            if record.name in self._seen or not record.joined or record.joined_at is None:
-                continue
-            if record.submitted is None:
+            if record.name in self._seen or record.joined_at is None or record.submitted is None:
                 continue
             self._seen.add(record.name)
-            wait = (record.joined_at - record.submitted).total_seconds()
-            self._seconds[record.pool].append(max(0.0, wait))
+            wait = max(0.0, (record.joined_at - record.submitted).total_seconds())
+            self._seconds[record.pool].append(wait)
+            self._new.setdefault(record.pool, []).append(round(wait, 2))
 
     def expected(self, pool: str, coming: Iterable[JobRecord] = ()) -> float:
         """Return how many seconds a job of the pool would take that is submitted now.
@@ -59,22 +63,37 @@ class Waits:
         ages = [(now - r.submitted).total_seconds() for r in coming if r.submitted and not r.joined]
         return max([usual, *ages])
 
-    def measured(self, pool: str) -> bool:
-        """Say whether a job of this pool was ever seen to join."""
-        return bool(self._seconds.get(pool))
-
     def save(self) -> None:
-        """Write the file beside the old one, then put it in its place."""
-        if not self._seen:
+        """Add what was measured here to the file, beside which it is written anew."""
+        if not self._new:
             return
+        # Read again: another cluster may have ended meanwhile.
+        sites = _read(self._path)
+        pools = sites.setdefault(self._site, {})
+        for pool, values in self._new.items():
+            pools[pool] = [*pools.get(pool, []), *values][-_KEPT:]
+        self._new = {}
         beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        text = json.dumps({p: [round(s, 2) for s in v] for p, v in self._seconds.items() if v})
         try:
             with beside.open("w", encoding="utf-8") as file:
-                file.write(text)
+                json.dump(sites, file)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(self._path)
         except OSError:
             with contextlib.suppress(OSError):
                 beside.unlink()
+
+
+def _read(path: Path) -> dict[str, dict[str, list[float]]]:
+    """Return the waits of a file by site and pool; what is broken in it counts as not there."""
+    try:
+        return {
+            str(site): {
+                str(pool): [float(v) for v in values if 0 <= v < _LONGEST]
+                for pool, values in pools.items()
+            }
+            for site, pools in json.loads(path.read_text("utf-8")).items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
