@@ -183,13 +183,13 @@ def test_workers_that_are_killed_cost_no_task(long_work):
 
 
 def test_slurm_away_for_a_while_is_told_once_and_nothing_stops(long_work):
-    _, finish = long_work("alice", 400, 0.5)
+    _, finish = long_work("alice", 900, 0.5)
     ctl = node("ctl")
     ctl.check_output("systemctl stop slurmctld")
     try:
-        time.sleep(25)
+        time.sleep(45)  # longer than a quiet cluster goes without a question
     finally:
         ctl.check_output("systemctl start slurmctld")
     results = finish()
-    assert sum(results["nodes"].values()) == 400
+    assert sum(results["nodes"].values()) == 900
     assert results["said"].count("The resource manager does not answer") == 1

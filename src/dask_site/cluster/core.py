@@ -7,29 +7,25 @@ import atexit
 import contextlib
 import json
 import logging
-import math
 import os
 import secrets
 import socket
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
 import dask.config
-from dask._task_spec import convert_legacy_graph
-from dask.base import collections_to_expr
-from dask.utils import parse_timedelta
 from distributed.client import futures_of
 from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.utils import Log, silence_logging_cmgr
 
 from dask_site.cluster import views
+from dask_site.cluster.arguments import level_from, port_from, seconds_from, site_from
 from dask_site.cluster.errors import ClusterError, show_site_errors_plainly, unknown_pool
-from dask_site.cluster.explain import Explainer, Explanation
+from dask_site.cluster.explain import Explainer, Explanation, graph_of
 from dask_site.cluster.fleet import Fleet
 from dask_site.cluster.folder import ClusterFolder
 from dask_site.cluster.jobs import JobFactory, job_class, job_name
@@ -118,11 +114,11 @@ class Cluster(DaskCluster):
         asynchronous: bool = False,
         loop: Any = None,
     ) -> None:
-        level = _level(silence_logs)
-        self.site = _site(site, [pools] if isinstance(pools, str) else pools, account)
+        level = level_from(silence_logs)
+        self.site = site_from(site, [pools] if isinstance(pools, str) else pools, account)
         self._local = self.site.resource_manager == "local"
         self._dashboard = self._local if dashboard is None else dashboard
-        self._port = self.site.scheduler.port if port is None else _port(port)
+        self._port = self.site.scheduler.port if port is None else port_from(port)
         self._summary = Summary()
         self._panel = Panel(list(self.site.pools), self._dashboard)
         self._fleet: Fleet | None = None
@@ -408,8 +404,8 @@ class Cluster(DaskCluster):
             if name not in self.pools:
                 raise unknown_pool(name, self.pools, f"Cluster {self.name}")
         settings = {
-            "target_duration": _seconds("target_duration", target_duration),
-            "idle": _seconds("idle", idle),
+            "target_duration": seconds_from("target_duration", target_duration),
+            "idle": seconds_from("idle", idle),
         }
         self._at_once(controller.adapt, bounds or dict.fromkeys(self.pools), backlog, **settings)
 
@@ -524,7 +520,7 @@ class Cluster(DaskCluster):
         if work is None:
             return self.sync(self._explainer.everything)  # type: ignore[no-any-return]
         keys = {future.key for future in futures_of(work)}
-        graph = _graph_of(work)
+        graph = graph_of(work)
         around = dict(dask.get_annotations().get("resources") or {})
         return self.sync(self._explainer.work, keys, graph, around)  # type: ignore[no-any-return]
 
@@ -572,75 +568,6 @@ class Cluster(DaskCluster):
 
 
 _HEALTH = ["distributed.http.health"]
-
-
-def _site(
-    site: Site | str | os.PathLike[str] | Mapping[str, Any] | None,
-    pools: Sequence[str] | None,
-    account: str | None,
-) -> Site:
-    if site is None:
-        found = Site.find()
-    elif isinstance(site, Site):
-        found = site
-    elif isinstance(site, Mapping):
-        found = Site.from_mapping(site)
-    elif isinstance(site, str | os.PathLike):
-        found = Site.load(Path(site))
-    else:
-        raise TypeError(
-            f"Cluster({site!r}): a site file's path, a mapping or a Site; workers are asked for by "
-            "cluster.scale(...)"
-        )
-    for name in pools or ():
-        if name not in found.pools:
-            raise unknown_pool(name, found.pools, found.name)
-    if pools is not None:
-        found = found.with_pools(list(pools))
-    if account is not None:
-        found = Site.from_mapping(
-            {**found.to_mapping(), "account": account}, "Cluster(account=...)"
-        )
-    if found.resource_manager == "local":
-        import psutil
-
-        found = found.scaled_to_machine(os.cpu_count() or 1, psutil.virtual_memory().total)
-    return found
-
-
-def _port(given: Any) -> int:
-    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given < 65536:
-        raise ValueError(f"Cluster(port={given!r}): a number from 0 (any free port) to 65535.")
-    return given
-
-
-def _graph_of(work: Any) -> dict[Any, Any]:
-    """Return the tasks of collections as they would be submitted; futures have none."""
-    collections, _ = dask.base.unpack_collections(work)
-    if not collections:
-        return {}
-    expression = collections_to_expr(collections).optimize()
-    graph: dict[Any, Any] = convert_legacy_graph(expression.__dask_graph__())
-    return graph
-
-
-def _seconds(name: str, given: Any) -> float | None:
-    if given is None:
-        return None
-    try:
-        seconds = float(parse_timedelta(given))
-    except (KeyError, TypeError, ValueError):
-        seconds = -1.0
-    if not 0 < seconds < math.inf:
-        raise ValueError(f'adapt({name}={given!r}): a time such as "2 min" or 120.')
-    return seconds
-
-
-def _level(given: str) -> str:
-    levels = ("debug", "info", "warning", "error", "critical")
-    if str(given).lower() not in levels:
-        raise ValueError(f"Cluster(silence_logs={given!r}): one of {', '.join(levels)}.")
-    return str(given).lower()
 
 
 def _dashboard_port(usual: int = 8787) -> int:

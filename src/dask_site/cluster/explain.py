@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from dask._task_spec import convert_legacy_graph
+from dask.base import collections_to_expr, unpack_collections
+
 from dask_site.cluster.reasons import (
     DONE,
     ERRED,
@@ -168,6 +171,16 @@ def _count_of(state: str) -> Any:
 
 def _hanging(text: str) -> str:
     return text.replace("\n", "\n  ")
+
+
+def graph_of(work: Any) -> dict[Any, Any]:
+    """Return the tasks of collections as they would be submitted; futures have none."""
+    collections, _ = unpack_collections(work)
+    if not collections:
+        return {}
+    expression = collections_to_expr(collections).optimize()
+    graph: dict[Any, Any] = convert_legacy_graph(expression.__dask_graph__())
+    return graph
 
 
 class Explainer:
