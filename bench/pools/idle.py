@@ -1,9 +1,9 @@
 """What is allocated and does nothing, on a mixed computation with real terrain.
 
-On the pool cpu, tile by tile: how far each place lies above its surroundings, at several scales
-(the topographic position index). On gpu: the sun over one day. On highmem: where water runs, over
-the whole terrain. These are the functions of examples/winter_sun.py, but most of the work needs no
-GPU. NumPy stands in for CuPy on both sides.
+On the pool cpu, tile by tile: how far each place lies above the mean and above the median of its
+surroundings, at several scales (the topographic position index). On gpu: the sun over one day. On
+highmem: where water runs, over the whole terrain. The last two are functions of
+examples/winter_sun.py, but most of the work needs no GPU. NumPy stands in for CuPy on both sides.
 
 Against dask-jobqueue's SLURMCluster with `adapt` and one pool that fits everything: a GPU, and the
 memory of the last step. Both as they come, with their defaults.
@@ -21,7 +21,7 @@ import numpy as np
 import terrain
 import xarray as xr
 from measure import forget_waits, jobs_since, middle, note, ours, stock, tell, worker_seconds
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, median_filter
 
 from dask_site import pool
 
@@ -39,7 +39,12 @@ def above_surroundings(height, scale):
     return (height - gaussian_filter(height, sigma=scale, truncate=3))[edge:-edge, edge:-edge]
 
 
-def computed(data, scales, placed):
+def above_median(height, edge):
+    """How far each cell lies above the median around it; for a tile with `edge` cells more."""
+    return (height - median_filter(height, size=2 * edge + 1))[edge:-edge, edge:-edge]
+
+
+def computed(data, scales, edges, placed):
     """Compute all of it, and return the sizes of the results."""
     feet = xr.open_dataset(data)["data"].sel(lon=slice(-105.6, None))
     metres = feet.chunk(lat=101, lon=161) * 0.3048
@@ -56,6 +61,9 @@ def computed(data, scales, placed):
             .std()
             .persist()
             for scale in scales
+        ] + [
+            height.map_overlap(above_median, depth=edge, edge=edge, **tiles).std().persist()
+            for edge in edges
         ]
     with placed("gpu"):
         sun = height.map_overlap(terrain.sunlight, depth=terrain.HALO, step=1, **tiles).persist()
@@ -79,7 +87,7 @@ def measured(side, placed, given):
     begun = time.time()
     with side() as (_, client, busy):
         client.upload_file(TERRAIN)
-        computed(given.data, given.scales, placed)
+        computed(given.data, given.scales, given.edges, placed)
         took = time.time() - begun
     jobs = jobs_since(begun)
     workers = worker_seconds(jobs, gpu=1 if side is everything else 2)
@@ -89,6 +97,9 @@ def measured(side, placed, given):
         job["seconds"] * (PRICES.get(job["pool"], 0) * job["cores"] + GPU_PRICE * job["gpus"])
         for job in jobs
     )
+    last = sum(s for name, s in busy.seconds.items() if "catchments" in name)
+    used = GPU_PRICE * sun + PRICES["highmem"] * last
+    used += PRICES["standard"] * (busy.total - sun - last)
     return {
         "seconds": round(took, 1),
         "work": round(busy.total, 1),
@@ -98,6 +109,7 @@ def measured(side, placed, given):
         "idle_worker_seconds": round(workers - busy.total, 1),
         "idle_gpu_seconds": round(gpus - sun, 1),
         "cost": round(cost / 3600, 4),
+        "idle_cost": round((cost - used) / 3600, 4),
     }
 
 
@@ -106,6 +118,7 @@ def main():
     parser.add_argument("data", help="trinidad.nc")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--scales", type=int, nargs="+", default=range(7, 31))
+    parser.add_argument("--edges", type=int, nargs="+", default=range(3, 13))
     given = parser.parse_args()
     forget_waits()
     mine, theirs = [], []
@@ -116,7 +129,7 @@ def main():
         note("stock:", theirs[-1])
     ratios = {
         f"ratio_of_{what}": middle(a[what] / b[what] for a, b in zip(mine, theirs, strict=True))
-        for what in ("idle_worker_seconds", "idle_gpu_seconds", "cost", "seconds")
+        for what in ("idle_worker_seconds", "idle_gpu_seconds", "idle_cost", "cost", "seconds")
     }
     tell("idle", ours=mine, stock=theirs, **ratios)
 

@@ -5,13 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dask_site.cluster.core import Cluster
+    from dask_site.history.naming import span
     from dask_site.placement.matching import NeedError
     from dask_site.placement.needs import needs
     from dask_site.placement.pool import pool
     from dask_site.site import Pool, Site, SiteError
 
 __version__ = "0.1.0"
-__all__ = ["Cluster", "NeedError", "Pool", "Site", "SiteError", "__version__", "needs", "pool"]
+__all__ = [
+    "Cluster",
+    "NeedError",
+    "Pool",
+    "Site",
+    "SiteError",
+    "__version__",
+    "needs",
+    "pool",
+    "span",
+]
 
 # Lazy: a worker on a compute node and `dask-site check` need nothing of the client's side.
 _HOME = {
@@ -22,6 +33,7 @@ _HOME = {
     "NeedError": "dask_site.placement.matching",
     "needs": "dask_site.placement.needs",
     "pool": "dask_site.placement.pool",
+    "span": "dask_site.history.naming",
 }
 
 

@@ -10,8 +10,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic.config import JsonDict
 
+from dask_site.people import name_of
 from dask_site.sitefile import fields, find, reader, report, rules, scale
-from dask_site.sitefile.parts import Cost, Environment, Part, Pool, SchedulerOptions
+from dask_site.sitefile.parts import (
+    Cost,
+    Environment,
+    History,
+    Part,
+    Pool,
+    Retention,
+    SchedulerOptions,
+)
 from dask_site.sitefile.problems import (
     Document,
     Finding,
@@ -109,6 +118,11 @@ class Site(Part):
         description="Shell lines that each job runs before its workers.",
         examples=[["module load dask-site"]],
     )
+    history: History = Field(
+        default=History(),
+        description="What is recorded of computations, and where.",
+        examples=[{"enabled": True}],
+    )
     environment: Environment = Field(
         default=Environment(),
         description="How the software of the site is provided.",
@@ -205,7 +219,7 @@ class Site(Part):
             If a variable is not set, or the result is not an absolute path.
         """
         known = {"HOME": str(Path("~").expanduser()), **os.environ}
-        known.setdefault("USER", _user())
+        known.setdefault("USER", name_of())
         try:
             path = Path(string.Template(self.state_dir).substitute(known)).expanduser()
         except (KeyError, RuntimeError) as error:
@@ -314,6 +328,8 @@ class Site(Part):
 _MODELS: report.Models = {
     (): Site,
     ("scheduler",): SchedulerOptions,
+    ("history",): History,
+    ("history", "retention"): Retention,
     ("environment",): Environment,
     ("pools", "*"): Pool,
     ("pools", "*", "cost"): Cost,
@@ -349,12 +365,3 @@ def _prepared(data: dict[str, Any]) -> dict[str, Any]:
     }
     default = {"default_pool": next(iter(pools))} if len(pools) == 1 else {}
     return {**default, **data, "pools": named}
-
-
-def _user() -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())

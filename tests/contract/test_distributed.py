@@ -66,7 +66,8 @@ def test_what_the_scheduler_keeps_of_workers_and_tasks():
     task |= {"loose_restrictions", "waiting_on", "processing_on", "prefix", "actor"}
     assert worker <= set(dir(WorkerState)), VERSION
     assert task <= set(dir(TaskState)), VERSION
-    assert {"duration_average", "max_exec_time"} <= set(TaskPrefix.__slots__), VERSION
+    prefix = {"duration_average", "max_exec_time", "state_counts", "all_durations"}
+    assert prefix <= set(dir(TaskPrefix)), VERSION
     assert parameters(TaskState.get_nbytes_deps) == ["self"], VERSION
     expected = {"waiting", "queued", "no-worker", "processing", "memory", "erred", "forgotten"}
     assert expected <= set(ALL_TASK_STATES), VERSION

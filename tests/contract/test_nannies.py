@@ -86,6 +86,14 @@ def test_a_worker_says_first_that_it_closes():
     assert "-fail-hard" in fail_hard, VERSION
 
 
+def test_a_worker_reads_what_it_is_sent_in_a_method_that_closes_it_on_errors():
+    """faults/blackbox.py: wrapped before the worker registers, looked up when it has."""
+    assert "handler(**merge(extra, msg))" in inspect.getsource(Worker.handle_stream), VERSION
+    scheduler = inspect.getsource(Worker.handle_scheduler)
+    assert "await self.handle_stream(comm)" in scheduler, VERSION
+    assert "worker-handle-scheduler-connection-broken" in scheduler, VERSION
+
+
 def test_what_a_worker_runs_is_in_two_sets():
     """faults/blackbox.py: a task that was released while it ran is in them until it ends."""
     state = WorkerState()

@@ -40,6 +40,12 @@ def _import_path():
     os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
 
 
+@pytest.fixture(autouse=True)
+def _hearing(caplog):
+    """Undo what silent clusters of tests before left of the level of pytest's own handler."""
+    caplog.handler.setLevel(0)
+
+
 @pytest.fixture(scope="session")
 def state_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("state")

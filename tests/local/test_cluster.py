@@ -12,10 +12,10 @@ import textwrap
 import time
 
 import pytest
-from conftest import until
 from distributed import Client
 from places import count, here, slow
 
+from conftest import until
 from dask_site import Cluster, Site, SiteError, pool
 from dask_site.cluster.errors import ClusterError, PoolError
 
@@ -98,6 +98,7 @@ def test_workers_listen_with_tls_and_show_nothing_over_http(client):
                 urllib.request.urlopen(base + path)
 
 
+@pytest.mark.slow
 def test_scaling_down_moves_results_and_computes_nothing_again(site, tmp_path):
     """distributed#4069: SpecCluster computes lost results again."""
     with Cluster(site) as cluster, cluster.get_client() as client:
@@ -200,6 +201,7 @@ def test_waiting_for_workers_that_nobody_asked_for_is_an_error(site):
             cluster.wait_for_workers(timeout=0)
 
 
+@pytest.mark.slow
 def test_scaling_up_while_a_worker_hands_its_results_over_asks_for_a_new_one(site):
     with Cluster(site) as cluster, cluster.get_client() as client:
         cluster.scale(cpu=2)
@@ -213,6 +215,7 @@ def test_scaling_up_while_a_worker_hands_its_results_over_asks_for_a_new_one(sit
         assert client.gather(futures) == list(range(20))
 
 
+@pytest.mark.slow
 def test_scaling_up_and_down_at_once_ends_where_the_last_call_wanted(site):
     async def main():
         async with Cluster(site, asynchronous=True) as cluster:
@@ -225,6 +228,7 @@ def test_scaling_up_and_down_at_once_ends_where_the_last_call_wanted(site):
     assert asyncio.run(main()) == (1, ["running"])
 
 
+@pytest.mark.slow
 def test_closing_goes_on_after_it_was_interrupted(site, state_dir):
     cluster = Cluster(site)
     cluster.scale(cpu=2)
@@ -303,6 +307,7 @@ def test_a_cancel_that_fails_is_tried_again(site, monkeypatch, caplog):
         assert caplog.text.count("Could not cancel jobs") == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_dies_before_its_worker_joins_is_told_with_its_output(site, caplog):
     broken = changed(site, highmem={"prologue": ["echo the module is not there >&2; exit 3"]})
     with Cluster(broken) as cluster, caplog.at_level(logging.WARNING, "dask_site"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import importlib
 import logging
 import os
 import re
@@ -9,11 +10,11 @@ import signal
 import time
 
 import pytest
-from conftest import until
 from distributed import KilledWorker
 from places import here, slow
 from wreckage import fill, gulp, leave, mark_and_leave, run_as, segfault
 
+from conftest import until
 from dask_site import Cluster, Site, pool
 from dask_site.faults.errors import TaskCrashed, TaskOutOfMemory
 
@@ -52,6 +53,7 @@ def causes(cluster):
     return [event.cause for event in cluster.scheduler.judge.events]
 
 
+@pytest.mark.slow
 def test_a_task_too_large_for_its_pool_finishes_on_the_next(wrecked, caplog):
     cluster, client = wrecked(cpu=1, highmem=1)
     with pool("cpu"):
@@ -94,6 +96,7 @@ def test_a_task_too_large_for_all_pools_is_given_up_with_its_story(wrecked):
     assert len(cluster.scheduler.judge.events) <= 3
 
 
+@pytest.mark.slow
 def test_killed_workers_fail_no_task(wrecked, tmp_path):
     """With distributed's own judgement, most of these tasks fail."""
     cluster, client = wrecked(cpu=2)
@@ -142,6 +145,7 @@ def test_a_task_that_crashes_is_given_up_and_its_neighbours_finish(
     assert {event.keys for event in cluster.scheduler.judge.events} == {(bad.key,)}
 
 
+@pytest.mark.slow
 def test_a_job_that_is_told_to_end_is_pardoned(wrecked, tmp_path):
     cluster, client = wrecked(cpu=2)
     futures = client.map(run_as, range(4), folder=str(tmp_path), seconds=1)
@@ -283,3 +287,21 @@ def test_the_box_is_empty_after_a_death(wrecked):
     told = [event.keys for event in cluster.scheduler.judge.events]
     assert told[:3] == [(bad.key,)] * 3
     assert (bad.key,) not in told[3:]
+
+
+@pytest.mark.slow
+def test_a_task_of_a_module_that_workers_do_not_have_is_given_up_and_says_so(
+    wrecked, tmp_path, monkeypatch
+):
+    """distributed closes a worker that can't read its task as if the connection were broken."""
+    (tmp_path / "only_here.py").write_text("def double(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("only_here")
+    _cluster, client = wrecked(cpu=1)
+    far = client.submit(module.double, 1)
+    assert until(lambda: far.status == "error", 120)
+    said = str(far.exception())
+    assert "No module named 'only_here'" in said
+    assert "upload_file" in said
+    assert "3 workers" in said or "4 workers" in said
+    assert client.submit(sum, [1, 2]).result() == 3

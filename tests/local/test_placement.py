@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from distributed import wait
 from places import devices, here, slow
 
 from dask_site import pool
@@ -69,6 +70,39 @@ def test_a_persisted_collection_lies_on_the_pool_that_was_named(client, make, na
     with pool(name):
         done = make().persist()
     assert on_workers(client, done) == {name}
+
+
+def priority_of(future, cluster):
+    return cluster.scheduler.tasks[future.key].priority
+
+
+def test_what_a_dearer_pool_waits_for_goes_before_other_work(client):
+    other = client.submit(slow, 0, 0.01, pure=False)
+    with pool("cpu"):
+        default = client.submit(slow, 1, 0.01, pure=False)
+    tile = dask.delayed(slow)(2, 0.01, dask_key_name="a-tile")
+    with pool("gpu"):
+        lit = client.compute(dask.delayed(slow)(tile, 0.01))
+    urgent = client.submit(slow, 3, 0.01, pure=False, priority=1)
+    wait([other, default, lit, urgent])
+    order = [priority_of(future, client.cluster)[0] for future in (urgent, lit, other, default)]
+    assert order == [-1, -0.5, 0, 0]
+    with pool("gpu"):
+        own = client.submit(slow, 4, 0.01, pure=False, priority=-2)
+    wait(own)
+    assert priority_of(own, client.cluster)[0] == 2
+
+
+def test_shared_inputs_that_other_work_waits_for_are_lifted_too(client):
+    with pool("cpu"):
+        busy = client.map(slow, range(20), [0.3] * 20, pure=False)
+        shared = client.submit(slow, 1, 0.0, key="shared-input")
+        behind = client.submit(slow, shared, 0.0, key="behind-it")
+    with pool("gpu"):
+        lit = client.submit(slow, behind, 0.01)
+    wait(lit)
+    assert priority_of(shared, client.cluster)[0] == -0.5
+    assert sum(future.done() for future in busy) < len(busy)
 
 
 @pytest.mark.parametrize("make", COLLECTIONS, ids=lambda f: f.__name__)
@@ -139,6 +173,15 @@ def test_dasks_own_gpu_annotation_finds_the_gpu_workers(client):
     with dask.annotate(resources={"GPU": 1}):
         futures = client.map(here, range(6), pure=False)
     assert set(client.gather(futures)) == {"gpu"}
+
+
+def test_a_pool_inside_of_resources_by_key(client):
+    by_key = {"a-large": {"MEMORY": 1.0}}
+    with dask.annotate(resources=by_key.get), pool("highmem"):
+        done = client.compute(dask.delayed(here)(dask_key_name="a-large"))
+        assert done.result() == "highmem"
+        there = client.cluster.scheduler.tasks["a-large"].resource_restrictions
+    assert there == {"pool:highmem": 1, "MEMORY": 1.0}
 
 
 def test_a_pool_that_is_not_there_is_refused_with_the_nearest_one(client):

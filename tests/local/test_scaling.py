@@ -10,10 +10,10 @@ import dask
 import numpy as np
 import psutil
 import pytest
-from conftest import SITE, until
 from distributed import Client
 from places import count, here, slow
 
+from conftest import SITE, until
 from dask_site import Cluster, NeedError, Site, needs, pool
 from dask_site.cluster.errors import PoolError
 
@@ -52,6 +52,32 @@ def sleepy(x, seconds=0.2):
 
 on_gpu = needs(gpu=1)(sleepy)
 in_much_memory = needs(memory="700MiB")(sleepy)
+
+
+def test_workers_that_the_work_demands_can_be_waited_for_at_once(make):
+    cluster = make()
+    cluster.adapt()
+    with cluster.get_client() as client:
+        lit = client.submit(on_gpu, 1, pure=False)
+        cluster.wait_for_workers(gpu=1, timeout=60)
+        with pytest.raises(PoolError, match=r"has, or has asked for, \d workers"):
+            cluster.wait_for_workers(gpu=4, timeout=60)
+        assert lit.result() == "gpu"
+
+
+@pytest.mark.slow
+def test_drops_for_a_dearer_pool_gather_until_they_are_worth_a_job(make):
+    cluster = make()
+    cluster.adapt(target_duration=30)
+    known = {"distributed.scheduler.default-task-durations": {"here": "10 ms"}}
+    with cluster.get_client() as client, dask.config.set(known):
+        first = [dask.delayed(sleepy, pure=False)(i, 1.0) for i in range(80)]
+        second = [dask.delayed(needs(gpu=1)(here), pure=False)(x) for x in first]
+        futures = client.compute(second)
+        assert until(lambda: any("gathers until" in r for r in cluster.explain().reasons), 60)
+        assert not jobs_by_pool(cluster)["gpu"]
+        assert set(client.gather(futures)) == {"gpu"}
+        assert jobs_by_pool(cluster)["gpu"] == 1
 
 
 @pytest.mark.slow
@@ -243,6 +269,7 @@ def test_inputs_that_do_not_fit_go_where_there_is_room_before_they_fail(make):
         assert not cluster.scheduler.judge.events
 
 
+@pytest.mark.slow
 def test_one_pool_and_no_needs_is_plain_dask(state_dir):
     site = {
         "schema": 1,
@@ -274,6 +301,7 @@ def test_counting_is_exact(client, cluster):
     assert until(lambda: not list(cluster.scheduler.demand.cells()))
 
 
+@pytest.mark.slow
 def test_what_runs_is_not_ready_as_well(client, cluster):
     with pool("gpu"):
         futures = client.map(slow, range(4), seconds=2, pure=False)
@@ -297,6 +325,7 @@ async def _counters_are_right(scheduler):
     assert sum(len(c.waiting) for c in cells) == scanned["waiting"]
 
 
+@pytest.mark.slow
 def test_no_process_of_a_job_stays(make):
     cluster = make()
     with cluster.get_client() as client:

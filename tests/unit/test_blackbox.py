@@ -256,7 +256,7 @@ def test_a_nanny_that_is_told_to_end_says_so():
     nanny = fake_nanny()
     NannyBox(nanny).attach()
     asyncio.run(blackbox.dask_teardown(nanny))
-    assert nanny.told == [(blackbox.TOPIC, {"worker": "tls://w:1", "how": "closing"})]
+    assert nanny.told == [(blackbox.TOPIC, {"worker": "tls://w:1", "how": "closing", "error": ""})]
 
 
 def test_keys_that_no_message_can_hold_are_not_sent():

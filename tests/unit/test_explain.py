@@ -44,6 +44,7 @@ class Stage:
         self.rules = {name: Rules(most=20) for name in SITE.pools}
         self.targets = dict.fromkeys(SITE.pools, 0)
         self.expected = {}
+        self.gathering = set()
         self.records = []
         self.judge = SimpleNamespace(waiting=set(), events=deque())
 
@@ -59,7 +60,12 @@ class Stage:
             of=lambda pool: [r for r in self.records if r.pool == pool and r.live],
         )
         controller = SimpleNamespace(
-            rules=self.rules, expected=self.expected, scaling=SimpleNamespace(targets=self.targets)
+            rules=self.rules,
+            expected=self.expected,
+            gathering=self.gathering,
+            scaling=SimpleNamespace(targets=self.targets),
+            horizon=60.0,
+            waits=SimpleNamespace(expected=lambda pool: 20.0),
         )
         scheduler = SimpleNamespace(judge=self.judge)
         counted = {self.matcher.shape(needs): Counter(counts) for needs, counts in tasks}
@@ -207,6 +213,15 @@ def test_work_that_is_seen_coming(stage, ready_in, target, text):
     stage.targets["gpu"] = target
     stage.expected[stage.matcher.shape(ON_GPU)] = (ready_in, 40)
     assert stage.of((ON_GPU, {WAITING: 4})) == [text]
+
+
+def test_work_that_gathers(stage):
+    stage.gathering.add("gpu")
+    assert stage.of((ON_GPU, {READY: 2, WAITING: 40})) == [
+        "2 tasks with a need of 1 GPU could run, but more comes little by little: the work of pool "
+        "'gpu' gathers until it is worth a job, for 60 s at most. cluster.adapt(gpu=(1, None)) "
+        "keeps a worker there."
+    ]
 
 
 def event(keys, ago=0, cause="crash", **values):

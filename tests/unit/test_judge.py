@@ -104,6 +104,7 @@ def test_reports_of_the_black_box_are_understood():
         "executing": (("x", 1),),
         "complete": True,
         "closing": False,
+        "error": "",
         "oom_kill": True,
         "nanny_kill": False,
         "peak": 7,
@@ -398,6 +399,7 @@ class Bench:
             "executing": tuple(executing),
             "complete": True,
             "closing": False,
+            "error": "",
             "oom_kill": False,
             "nanny_kill": False,
             "peak": 0,
@@ -627,6 +629,28 @@ async def test_a_worker_that_closes_in_order_is_pardoned_at_once():
     bench.judge.log_event("dask-site-blackbox", {"worker": "w2", "how": "closing"})
     assert bench.scheduler.held == set()
     assert {event.cause for event in bench.judge.events} == {PARDON}
+
+
+@pytest.mark.parametrize("late", [False, True])
+@judged
+async def test_a_task_that_workers_cannot_read_is_given_up_though_they_close_in_order(late):
+    """That it closes is told by the worker, why by its nanny: before or after."""
+    bench = Bench("a")
+    for number in range(ruling.STRIKES + late):
+        assert not bench.scheduler.failed
+        worker = f"tls://w:{number}"
+        why = {"worker": worker, "how": "closing", "error": "ModuleNotFoundError: x"}
+        if late and number < ruling.STRIKES:
+            bench.judge.log_event(worker, {"action": "closing-worker", "reason": "broken"})
+            bench.lose("a", address=worker)
+            bench.judge.log_event("dask-site-blackbox", why)
+        else:
+            bench.judge.log_event("dask-site-blackbox", why)
+            bench.lose("a", address=worker)
+            await asyncio.sleep(0.05)
+    said = str(bench.scheduler.failed["a"])
+    assert said.count("gave up on what it was sent (ModuleNotFoundError: x)") >= ruling.STRIKES
+    assert "upload_file" in said
 
 
 @judged

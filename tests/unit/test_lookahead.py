@@ -52,6 +52,17 @@ def test_one_after_the_other_is_ready_when_its_own_is_done():
     assert last == 2.0
 
 
+def test_the_last_of_those_that_come_one_by_one_waits_for_the_work_of_all():
+    pairs = [Task(1.0, Task(2.0)) for _ in range(50)]
+    assert arrival(pairs, rest=80.0) == (2.0, 50.0)
+    assert arrival(pairs, rest=30.0) == (2.0, 30.0)
+
+
+def test_what_all_of_them_wait_for_counts_once():
+    barrier = Task(0.0, *[Task(1.0) for _ in range(40)])
+    assert arrival([Task(5.0, barrier) for _ in range(50)], rest=80.0) == (20.0, 20.0)
+
+
 def test_what_runs_already_counts_for_what_is_left_of_it():
     class Worker:
         def __init__(self, ran):

@@ -43,6 +43,7 @@ from dask_site.scaling.waits import Waits
 from dask_site.site import Site
 
 if TYPE_CHECKING:
+    from dask_site.history.recorder import Recorder
     from dask_site.site import Pool
 
 logger = logging.getLogger("dask_site")
@@ -126,6 +127,7 @@ class Cluster(DaskCluster):
         self._reaper: Reaper | None = None
         self._controller: Controller | None = None
         self._waits: Waits | None = None
+        self._recorder: Recorder | None = None
         self._closing: asyncio.Future[None] | None = None
         self._stack = ExitStack()
         self._owner = os.getpid()
@@ -161,6 +163,10 @@ class Cluster(DaskCluster):
         self.scheduler = await self._start_scheduler()
         factory = JobFactory(self.site, self.scheduler.address, self._folder, self.security)
         self._fleet = Fleet(factory, queue, self._folder, self._reaper, names)
+        if self.site.history.enabled:
+            from dask_site.history.fleet import begin
+
+            self._recorder = begin(self.site, self.scheduler, self._fleet.records)
         await self.scheduler.register_scheduler_plugin(
             PoolPlugin(self._fleet, self._summary), idempotent=False
         )
@@ -245,6 +251,8 @@ class Cluster(DaskCluster):
             await _attempt(_dismiss_workers(scheduler), 10)
         if self._fleet is not None:
             gone = bool(await _attempt(self._fleet.stop(), 120))
+        if self._recorder is not None:
+            self._recorder.stop()
         if scheduler is not None:
             await _attempt(scheduler.close(), 10)
         if self._folder is not None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import shutil
 import stat
 from contextlib import suppress
@@ -14,6 +12,7 @@ from distributed.security import Security
 
 from dask_site.cluster.errors import ClusterError, cannot_write
 from dask_site.cluster.tls import CleanSecurity
+from dask_site.people import is_private
 
 
 class ClusterFolder:
@@ -38,7 +37,7 @@ class ClusterFolder:
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             state_dir = state_dir.resolve()
-            _refuse_unsafe(state_dir)
+            refuse_unsafe(state_dir)
             self.path = state_dir / cluster_id
             # Not exist_ok: a folder that somebody put there in advance must never be used.
             self.path.mkdir(mode=0o700)
@@ -108,7 +107,7 @@ class ClusterFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _refuse_unsafe(folder: Path) -> None:
+def refuse_unsafe(folder: Path) -> None:
     """Refuse a folder that somebody else could exchange for their own: it, or one above it."""
     me = os.getuid()
     for place in (folder, *folder.parents):
@@ -118,7 +117,7 @@ def _refuse_unsafe(folder: Path) -> None:
                 f"{place} belongs to user number {status.st_uid}, who could put other job scripts "
                 f"and keys in place of yours in {folder}. {_MEND}"
             )
-        others = stat.S_IWOTH | (0 if _only_mine(status.st_gid) else stat.S_IWGRP)
+        others = stat.S_IWOTH | (0 if is_private(status.st_gid) else stat.S_IWGRP)
         # In a sticky folder, such as /tmp, nobody can move what is not theirs.
         sticky = status.st_mode & stat.S_ISVTX and place != folder
         if status.st_mode & others and not sticky:
@@ -128,14 +127,6 @@ def _refuse_unsafe(folder: Path) -> None:
             )
     if folder.lstat().st_uid != me:
         raise ClusterError(f"{folder} does not belong to you. {_MEND}")
-
-
-def _only_mine(group: int) -> bool:
-    """Say whether a group is a user's private one: named after the user, with nobody else in it."""
-    with suppress(KeyError):
-        me, entry = pwd.getpwuid(os.getuid()), grp.getgrgid(group)
-        return group == me.pw_gid and entry.gr_name == me.pw_name and not entry.gr_mem
-    return False
 
 
 _MEND = "Name a folder of your own as `state_dir`, or run chmod go-w on that one if it is yours."

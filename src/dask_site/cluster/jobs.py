@@ -39,6 +39,7 @@ _JOB_CLASSES = {
 # The worker's HTTP server has no authentication, so it answers on the loopback only, and with
 # nothing but a health route; see `dask_site.cluster.worker`.
 _WORKER_ARGUMENTS = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+_RECORDED = ["--preload", "dask_site.history.job_id"]
 _PRELOADS = [
     *("--preload", "dask_site.cluster.gpus"),
     *("--preload", "dask_site.cluster.node"),
@@ -175,6 +176,7 @@ class JobFactory:
             "--nworkers",
             str(pool.processes),
             *_PRELOADS,
+            *(_RECORDED if self._site.history.enabled else ()),
         ]
         # A section of its own: the user's and the site's `jobqueue.slurm` are for plain
         # dask-jobqueue, and their queue must not leak into a pool that names none.

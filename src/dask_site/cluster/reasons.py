@@ -134,6 +134,8 @@ class Reasons:
             )
         elif all(self._gets_nothing(name) for name in shape.slots):
             yield self._unstaffed(shape, f"{task_count(waiting)}{need}", waiting > 1)
+        elif counted[READY] and next(iter(shape.slots)) in self._controller.gathering:
+            yield self._gathering(next(iter(shape.slots)), f"{task_count(counted[READY])}{need}")
         elif shape in self._controller.expected:
             yield from self._coming(shape, counted, need)
 
@@ -150,6 +152,14 @@ class Reasons:
             f"{tasks} {'get' if many else 'gets'} no worker: you {how} {pools} to 0. "
             f"cluster.scale({_given(names[0], 1)}) asks for one, "
             f"cluster.adapt({_given(names[0], None)}) lets the pool follow the work."
+        )
+
+    def _gathering(self, pool: str, tasks: str) -> str:
+        longest = max(self._controller.horizon, self._controller.waits.expected(pool))
+        return (
+            f"{tasks} could run, but more comes little by little: the work of pool {pool!r} "
+            f"gathers until it is worth a job, for {duration_text(longest)} at most. "
+            f"cluster.adapt({_given(pool, '(1, None)')}) keeps a worker there."
         )
 
     def _coming(self, shape: Shape, counted: Counter[str], need: str) -> Iterator[str]:

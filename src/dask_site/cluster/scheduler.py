@@ -23,7 +23,7 @@ from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 from dask_site.cluster.resources import pool_of_resource, pool_resource
 from dask_site.cluster.summary import Summary
 from dask_site.placement.graph import Placer, inherit
-from dask_site.placement.matching import Matcher, NeedError
+from dask_site.placement.matching import Matcher, NeedError, Restrictions
 from dask_site.scaling.demand import Demand
 
 if TYPE_CHECKING:
@@ -44,15 +44,21 @@ _PLUMBING = frozenset(
     }
 )
 _MOMENT = 0.001
+# Of so many computed tasks the mean says more than distributed's moving average.
+_ENOUGH = 3
+_UNFINISHED = frozenset({"waiting", "queued", "no-worker", "processing"})
 _MOST_REFUSED = 10_000
+# Between what nobody gave a priority and the least that a user gives.
+_FIRST = 0.5
 
 
 class PoolScheduler(Scheduler):
     """A scheduler that knows pools.
 
     Work that needs nothing stays off exclusive workers; what needs something finds its pools,
-    whatever the optimisers made of it; workers take nothing that they can't finish before their
-    job ends; and what was lost with a worker is judged by its cause.
+    whatever the optimisers made of it; graphs that need more than the default pool go first, so
+    that dearer workers don't wait for their inputs behind other work; workers take nothing that
+    they can't finish before their job ends; and what was lost with a worker is judged by its cause.
 
     Restricting every other task to the open pools would keep them off exclusive workers too, but
     distributed queues root tasks on the scheduler only while they are unrestricted.
@@ -84,6 +90,7 @@ class PoolScheduler(Scheduler):
         exclusive = [pool.name for pool in site.pools.values() if pool.exclusive]
         self._exclusive = frozenset(map(pool_resource, exclusive))
         self._exclusive_workers: set[Any] = set()
+        self._default_pool = site.default_pool
         self.matcher = Matcher(site)
         self.placer = Placer(self.matcher)
         self.judge: Judge | None = None
@@ -261,6 +268,10 @@ class PoolScheduler(Scheduler):
             by_key = [v for kind, v in annotations_by_type.items() if kind != "resources"]
             for values in (*by_key, kwargs["ordered"], kwargs["user_priority"]):
                 inherit(parts, values)
+            unset = not kwargs["user_priority"] and kwargs["submitting_task"] is None
+            if unset and self._needs_more(annotations_by_type["resources"], around):
+                kwargs["user_priority"] = _FIRST
+                self._lift({d for task in dsk.values() for d in task.dependencies} - dsk.keys())
         except NeedError as error:
             self._refuse(kwargs["keys"], error)
             raise
@@ -272,6 +283,39 @@ class PoolScheduler(Scheduler):
             global_annotations=global_annotations,
             **kwargs,
         )
+
+    def _needs_more(self, by_key: Mapping[Any, Restrictions], around: Restrictions | None) -> bool:
+        """Say whether some tasks of a graph can't run on the default pool."""
+        wanted = {id(resources): resources for resources in by_key.values()}
+        return any(
+            self._default_pool not in self.matcher.shape(resources).slots
+            for resources in (*wanted.values(), around)
+            if resources
+        )
+
+    def _lift(self, keys: Iterable[Any]) -> None:
+        """Let tasks that nobody gave a priority, and what they wait for, go first."""
+        assigned = {}
+        stack = [ts for key in keys if (ts := self.tasks.get(key))]
+        while stack:
+            ts = stack.pop()
+            if ts.state not in _UNFINISHED or not ts.priority or ts.priority[0]:
+                continue
+            ts.priority = (-_FIRST, *ts.priority[1:])
+            stack.extend(ts.waiting_on or ())
+            if ts.state == "queued":
+                self.queued.discard(ts)
+                self.queued.add(ts)
+            ws = ts.processing_on
+            if ws is not None and not self._begun(ts, ws):
+                assigned[ts.key] = "released"  # and assigned again: its worker knows the old one
+        if assigned:
+            self.transitions(assigned, _stimulus("lift"))
+
+    @staticmethod
+    def _begun(ts: Any, ws: Any) -> bool:
+        """Say whether a worker has begun a task, as of its last heartbeat, or always keeps it."""
+        return ts in ws.executing or ts in ws.long_running or bool(ts.actor)
 
     def _refuse(self, keys: Iterable[Any], error: NeedError) -> None:
         if len(self._refused) > _MOST_REFUSED:
@@ -287,12 +331,28 @@ class PoolScheduler(Scheduler):
                 raise error
         return lost
 
+    @property
+    def has_work(self) -> bool:
+        """Whether there are unfinished tasks."""
+        return any(self.demand.cells())
+
+    def is_timed(self, prefix: Any) -> bool:
+        """Say whether anything is known of how long a task of a prefix takes."""
+        return bool(prefix.duration_average >= 0 or prefix.max_exec_time > 0)
+
     def seconds_of(self, prefix: Any) -> float:
-        """Return how long a task of a prefix takes: measured, or else assumed."""
-        unknown = prefix.duration_average < 0 and prefix.max_exec_time <= 0
-        if unknown and prefix.name in _PLUMBING:
+        """Return how long a task of a prefix takes: measured, or else assumed.
+
+        The mean of all that have run. distributed's average halves the weight of each earlier
+        task, and where fused tasks share a name it swings with every one of them.
+        """
+        if prefix.name in _PLUMBING and not self.is_timed(prefix):
             return _MOMENT
-        return float(self._get_prefix_duration(prefix))
+        known = float(self._get_prefix_duration(prefix))
+        computed = prefix.state_counts["memory"]
+        if computed < _ENOUGH or prefix.duration_average < 0:
+            return known
+        return max(1e-6, float(prefix.all_durations["compute"] / computed))
 
     def expected_seconds(self, key: Any) -> float:
         """Return how long the task of a key would take that is not known yet."""
@@ -335,7 +395,7 @@ class PoolScheduler(Scheduler):
         left = ws.nthreads if ws.status == Status.running else 0
         given_back = {}
         for ts in sorted(ws.processing, key=lambda ts: ts.priority):
-            if ts in ws.executing or ts in ws.long_running or ts.actor:
+            if self._begun(ts, ws):
                 continue
             left -= 1
             room -= self.seconds_of(ts.prefix)

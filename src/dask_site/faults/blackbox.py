@@ -42,7 +42,8 @@ _SLOT = 1024
 _SLOTS = 256
 _HEADER = 256
 _ADDRESS = 16
-_SIZE = _HEADER + _SLOT * _SLOTS
+_ERROR = _HEADER + _SLOT * _SLOTS
+_SIZE = _ERROR + _SLOT
 _CLOSING, _UNKNOWN = 0, 1
 _LENGTH = struct.Struct("<I")
 _SIGKILL = -9
@@ -79,7 +80,7 @@ class Memo:
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
-        self._free = list(range(_SIZE - _SLOT, _HEADER - 1, -_SLOT))
+        self._free = list(range(_ERROR - _SLOT, _HEADER - 1, -_SLOT))
         self._slots: dict[Any, int] = {}
 
     def sign(self, address: str) -> None:
@@ -117,6 +118,11 @@ class Memo:
         """Note that the worker ends in order: what runs now is not why."""
         self._memory[_CLOSING] = 1
 
+    def give_up(self, error: str) -> None:
+        """Note that the worker ends because of an error of its own."""
+        data = error.encode()[: _SLOT - 4]
+        self._memory[_ERROR : _ERROR + 4 + len(data)] = _LENGTH.pack(len(data)) + data
+
     def _count_unknown(self, change: int) -> None:
         self._memory[_UNKNOWN] = min(255, max(0, self._memory[_UNKNOWN] + change))
 
@@ -124,7 +130,7 @@ class Memo:
 def read(memory: mmap.mmap) -> tuple[list[Any], bool, bool]:
     """Return what a worker noted: the keys, whether these are all, whether it ended in order."""
     keys, complete = [], memory[_UNKNOWN] == 0
-    for at in range(_HEADER, _SIZE, _SLOT):
+    for at in range(_HEADER, _ERROR, _SLOT):
         (length,) = _LENGTH.unpack_from(memory, at)
         if length:
             try:
@@ -137,6 +143,12 @@ def read(memory: mmap.mmap) -> tuple[list[Any], bool, bool]:
 def signature(memory: mmap.mmap) -> str:
     """Return the address of the worker whose memo this is; empty if it did not come so far."""
     return memory[_ADDRESS:_HEADER].rstrip(b"\0").decode(errors="replace")
+
+
+def error_of(memory: mmap.mmap) -> str:
+    """Return the error on which a worker gave up; empty if it did not."""
+    (length,) = _LENGTH.unpack_from(memory, _ERROR)
+    return memory[_ERROR + 4 : _ERROR + 4 + length].decode(errors="replace")
 
 
 def wipe(memory: mmap.mmap) -> None:
@@ -182,6 +194,18 @@ async def _attach_worker(worker: Any) -> None:
     memo = Memo(memory)
     memo.sign(worker.address)
     await worker.plugin_add(BlackBox(memo))
+    listen = worker.handle_stream
+
+    async def handle_stream(*args: Any, **kwargs: Any) -> None:
+        # distributed closes the worker as if its connection were broken, and says no more: so it
+        # ends when a task is of a module that it does not have.
+        try:
+            await listen(*args, **kwargs)
+        except Exception as error:
+            memo.give_up(f"{type(error).__name__}: {error}")
+            raise
+
+    worker.handle_stream = handle_stream
 
 
 class NannyBox:
@@ -229,7 +253,8 @@ class NannyBox:
     async def farewell(self) -> None:
         """Tell that the nanny was told to end, with its worker."""
         address = signature(self._memory) or self._nanny.worker_address
-        await self._send({"worker": address, "how": "closing"}, 1)
+        error = error_of(self._memory)
+        await self._send({"worker": address, "how": "closing", "error": error}, 1)
 
     async def _send(self, report: dict[str, Any], seconds: float) -> None:
         try:
@@ -246,11 +271,13 @@ class NannyBox:
         dict
             Made of what msgpack takes: `worker` (its address), `how` ("exit"), `exit_code` (of
             the process; negative: by that signal), `executing` (keys), `complete` (whether these
-            are all), `closing` (it ended in order), `oom_kill` (by the kernel, for memory),
-            `nanny_kill` (by its nanny, for memory), `peak` and `limit` (bytes; 0: not known).
+            are all), `closing` (it ended in order), `error` (that made it give up), `oom_kill` (by
+            the kernel, for memory), `nanny_kill` (by its nanny, for memory), `peak` and `limit`
+            (bytes; 0: not known).
         """
         keys, complete, closing = read(self._memory)
         address = signature(self._memory)
+        error = error_of(self._memory)
         wipe(self._memory)
         plain = [key for key in keys if _is_plain(key)]
         manager = self._nanny.memory_manager
@@ -261,6 +288,7 @@ class NannyBox:
             "executing": plain,
             "complete": complete and len(plain) == len(keys),
             "closing": closing,
+            "error": error,
             "oom_kill": exit_code == _SIGKILL and self._kills.claim(),
             "nanny_kill": self._pid != 0 and manager._last_terminated_pid == self._pid,
             "peak": max(self._samples, default=0),

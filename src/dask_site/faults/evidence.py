@@ -71,6 +71,8 @@ class Evidence:
         Whether `executing` is all.
     closing : str
         Why it was closing by itself or on demand; empty if it was not.
+    error : str
+        What it failed to read of what its scheduler sent, and so gave up; empty if it did not.
     oom_kill, nanny_kill : bool
         Whether the kernel or the nanny killed it for its memory.
     peak, limit : int
@@ -81,6 +83,7 @@ class Evidence:
     executing: tuple[Any, ...] | None = None
     complete: bool = False
     closing: str = ""
+    error: str = ""
     oom_kill: bool = False
     nanny_kill: bool = False
     peak: int = 0
@@ -92,6 +95,7 @@ class Evidence:
         return replace(
             ended,
             closing=self.closing or other.closing,
+            error=self.error or other.error,
             oom_kill=self.oom_kill or other.oom_kill,
             nanny_kill=self.nanny_kill or other.nanny_kill,
             peak=max(self.peak, other.peak),
@@ -109,6 +113,8 @@ class Evidence:
         if self.nanny_kill or self.oom_kill:
             by = "its nanny" if self.nanny_kill else "the kernel"
             return Finding(MEMORY, f"ran out of memory and was killed by {by}")
+        if self.error:
+            return Finding(CRASH, f"gave up on what it was sent ({self.error})")
         if self.closing:
             cause = UNKNOWN if "fail-hard" in self.closing else PARDON
             return Finding(cause, "was told to end" if cause == PARDON else "gave up on an error")
@@ -130,12 +136,13 @@ class Evidence:
 def of_report(report: Mapping[str, Any]) -> Evidence:
     """Return what a black box reports, as `NannyBox.report` and `NannyBox.farewell` make it."""
     if report["how"] != "exit":
-        return Evidence(closing=str(report["how"]))
+        return Evidence(closing=str(report["how"]), error=str(report.get("error", "")))
     return Evidence(
         exit_code=int(report["exit_code"]),
         executing=tuple(report["executing"]),
         complete=bool(report["complete"]),
         closing="closing" if report["closing"] else "",
+        error=str(report["error"]),
         oom_kill=bool(report["oom_kill"]),
         nanny_kill=bool(report["nanny_kill"]),
         peak=int(report["peak"]),

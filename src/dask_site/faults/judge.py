@@ -268,6 +268,9 @@ class Judge(SchedulerPlugin):
     def _suspect(self, case: _Case) -> None:
         """Take over what the worker was executing, where its nanny knows that."""
         evidence = case.evidence
+        if evidence.error:
+            case.suspects = tuple(case.keys)  # it may have failed to read any of them
+            return
         if evidence.executing is None:
             return
         exact = tuple(key for key in evidence.executing if key in case.keys)
@@ -333,12 +336,18 @@ class Judge(SchedulerPlugin):
             mine = suspects[case.address]
             _cancel(case.timers)
             self._open.pop(case.address, None)
-            for suspect in mine if finding.cause != PARDON else ():
-                line = story.line(case.place, finding, case.evidence.peak, together - 1)
-                suspect.ordeal.tell(line)
+            if finding.cause != PARDON:
+                self._tell_of(case, finding, mine, together)
             rulings = self._rule(case, finding, mine, together)
             self._carry_out(case, finding, rulings)
             self._close(case, finding, rulings)
+
+    def _tell_of(
+        self, case: _Case, finding: Finding, suspects: list[Suspect], together: int
+    ) -> None:
+        for suspect in suspects:
+            line = story.line(case.place, finding, case.evidence.peak, together - 1)
+            suspect.ordeal.tell(line)
 
     def _rule(
         self, case: _Case, finding: Finding, suspects: list[Suspect], together: int
@@ -421,7 +430,7 @@ class Judge(SchedulerPlugin):
         if one.do == ruling.TOO_LARGE:
             text = story.too_large(one.key, ordeal, self._site, self._court.largest)
             return TaskOutOfMemory(one.key, case.last_worker, len(ordeal.story), text)
-        text = story.crashed(one.key, ordeal)
+        text = story.crashed(one.key, ordeal, case.evidence.error)
         return TaskCrashed(one.key, case.last_worker, len(ordeal.story), text)
 
     def _pardoned(self, case: _Case, finding: Finding) -> None:
@@ -479,6 +488,8 @@ class Judge(SchedulerPlugin):
             if finding.cause not in {MEMORY, CRASH}:
                 continue
             mine = [s for s in suspects[case.address] if not self._is_done(s.key)]
+            if before == PARDON:
+                self._tell_of(case, finding, mine, together)
             rulings = self._rule(case, finding, mine, together)
             for one in rulings:
                 if one.resources is not None:

@@ -65,14 +65,28 @@ def did(rulings: Sequence[Ruling]) -> str:
     return "; ".join(texts)
 
 
-def crashed(key: Any, ordeal: Ordeal) -> str:
-    """Return the story of a task that is given up because its workers died."""
+def crashed(key: Any, ordeal: Ordeal, error: str = "") -> str:
+    """Return the story of a task that is given up because its workers died.
+
+    Parameters
+    ----------
+    key
+        The task.
+    ordeal : Ordeal
+        What was tried.
+    error : str
+        What the last worker failed to read; empty if it died of something else.
+    """
     if ordeal.strikes:
         brought = f"it brought {ordeal.strikes} workers down" + (
             "" if ordeal.by_itself else ", though never seen to do so by itself"
         )
         mend = (
-            "It does so by itself: a crash in compiled code, or a call that ends the process. "
+            "The workers cannot read what they are sent of it: they need each module that it uses. "
+            "Install it where they run, or send a file of yours: "
+            "client.upload_file('my_module.py')."
+            if error
+            else "It does so by itself: a crash in compiled code, or a call that ends the process. "
             "cluster.logs() has what the workers printed."
         )
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -61,8 +61,14 @@ def placed(resources: dict[str, float], name: str | None) -> Iterator[None]:
     clusters = [cluster for cluster in _open_clusters if cluster.is_open]
     if name is not None and clusters and not any(name in c.pools for c in clusters):
         raise unknown_pool(name, clusters[0].pools, f"Cluster {clusters[0].name}")
-    around = dict(dask.get_annotations().get("resources") or {})
-    if name is not None:  # the innermost pool counts
-        around = {key: amount for key, amount in around.items() if not pool_of_resource(key)}
-    with dask.annotate(resources={**around, **resources}):
+    around = dask.get_annotations().get("resources") or {}
+
+    def inside(given: Mapping[str, float] | None) -> dict[str, float]:
+        kept = dict(given or {})
+        if name is not None:  # the innermost pool counts
+            kept = {key: amount for key, amount in kept.items() if not pool_of_resource(key)}
+        return {**kept, **resources}
+
+    by_key = (lambda key: inside(around(key))) if callable(around) else inside(around)
+    with dask.annotate(resources=by_key):
         yield

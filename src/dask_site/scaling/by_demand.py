@@ -20,6 +20,8 @@ from dask_site.cluster.records import (
 )
 from dask_site.placement.matching import Shape
 from dask_site.scaling.demand import Cell
+from dask_site.scaling.gather import Gathering
+from dask_site.scaling.growth import Growth
 from dask_site.scaling.idle import IdleJobs
 from dask_site.scaling.lookahead import LATER, Lookahead
 from dask_site.scaling.plan import Limits, Work, plan
@@ -87,6 +89,8 @@ class Controller:
     expected : dict of Shape to (float, float)
         Of work that is not ready yet: in how many seconds it will be, and how long a job takes to
         come.
+    gathering : set of str
+        Pools without a job, whose work gathers until it is worth one.
     """
 
     def __init__(
@@ -110,6 +114,11 @@ class Controller:
         self.waits = waits
         self._walltimes = Walltimes(scheduler, scaling.retirement, waits)
         self.idle = IdleJobs(site, scheduler, fleet, scaling, waits, self._walltimes)
+        self._growth = Growth(self.rules)
+        self._drops = Gathering()
+        self.gathering: set[str] = set()
+        # Of waiting work by shape: seconds from when the first is ready until the last is.
+        self._spread: dict[Shape, float] = {}
         self._warned = False
         scaling.kept = self._kept
         scaling.paused = lambda name: self.rules[name].paused
@@ -182,12 +191,17 @@ class Controller:
         self._walltimes.mind(live, self._longest(cells), full)
         limits = self._limits(live)
         wanted = plan(self._work(cells, live), limits, self.horizon)
+        self.gathering = {n for n in wanted if not live[n] and self._gathers(n, cells)}
+        for name in self.gathering:
+            wanted[name] = self.rules[name].least
         self.idle.harbour = False
         # The dearest first: what its workers hold goes to cheaper ones.
         for name, rules in reversed(self.rules.items()):
             pool = self._site.pools[name]
             if rules.by_demand:
-                self.scaling.targets[name] = self._in_jobs(name, wanted[name])
+                there = len(live[name]) * pool.processes
+                lasting = self._growth.lasting(name, wanted[name], there, rules.least)
+                self.scaling.targets[name] = self._in_jobs(name, lasting)
             self._supply(pool, rules, live[name], limits)
         self._scheduler.workers_come = any(live.values())
         self.history.append(self._sample(cells, live))
@@ -202,6 +216,7 @@ class Controller:
             if cell.ready
         ]
         self.expected = {}
+        self._spread = {}
         if not self.look_ahead:
             return work
         at_once = self._threads_of(live)
@@ -229,14 +244,30 @@ class Controller:
         first, last = ahead.arrival(cell.waiting, max(horizon, self.horizon), others)
         known = self.expected.get(cell.shape, (LATER, 0.0))[0]
         self.expected[cell.shape] = (min(known, first), lead)
+        spread = max(0.0, (others if last == LATER else last) - min(first, others))
+        self._spread[cell.shape] = max(spread, self._spread.get(cell.shape, 0.0))
         if first > horizon:
             return None
         count = len(cell.waiting)
         # Those that become ready one by one need as many workers as come in one horizon.
-        spread = (others if last == LATER else last) - first
         share = 1.0 if spread <= self.horizon else self.horizon / spread
+        if not self._scheduler.is_timed(cell.prefix):
+            share = min(share, 1.0 / count)  # one of them, for the worker that times them
         seconds = count * self._scheduler.seconds_of(cell.prefix)
         return Work(cell.shape, max(1.0, count * share), seconds * share)
+
+    def _gathers(self, name: str, cells: list[Cell]) -> bool:
+        """Say whether the work of a pool that has no job had better gather before it has one."""
+        rules = self.rules[name]
+        if name == self._site.default_pool or rules.least or not rules.by_demand:
+            return False
+        own = [cell for cell in cells if next(iter(cell.shape.slots), None) == name]
+        if not all(self._scheduler.is_timed(cell.prefix) for cell in own):
+            return False  # a worker has to time them
+        ready = sum(cell.ready * self._scheduler.seconds_of(cell.prefix) for cell in own)
+        spread = max((self._spread.get(cell.shape, 0.0) for cell in own), default=0.0)
+        lead = self.waits.expected(name)
+        return self._drops.goes_on(name, ready, spread, lead, max(lead, self.horizon))
 
     def _longest(self, cells: list[Cell]) -> float:
         return max((self._scheduler.seconds_of(cell.prefix) for cell in cells), default=0.0)

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from dask_site.cluster.fleet import Fleet
     from dask_site.site import Site
 
+# Seconds after which the pools have grown by what work there is.
+_DEMAND_SHOWS = 5.0
+# And within which what was submitted just now arrives.
+_ARRIVES = 1.0
+
 
 class Scaling:
     """The targets of one cluster's pools.
@@ -96,8 +101,9 @@ class Scaling:
                     if any(r.live and not r.node for r in self._fleet.records):
                         await self._fleet.look()
                     return
-                self._refuse_hopeless({name: count for name, (_, count) in missing.items()})
                 waited = loop.time() - begun
+                more = waited < (_DEMAND_SHOWS if self._scheduler.has_work else _ARRIVES)
+                self._refuse_hopeless({name: count for name, (_, count) in missing.items()}, more)
                 what = f"waiting for {views.waiting(self._fleet.records, missing)}"
                 if timeout is not None and waited > timeout:
                     raise TimeoutError(f"After {timeout:g} s still {what}")
@@ -122,8 +128,8 @@ class Scaling:
             counts[name] = count
         return counts
 
-    def _refuse_hopeless(self, missing: Mapping[str, int]) -> None:
-        """Raise PoolError if what is missing will not come."""
+    def _refuse_hopeless(self, missing: Mapping[str, int], demand: bool) -> None:
+        """Raise PoolError if what is missing will not come; `demand`: more may be asked for."""
         for name, wanted in missing.items():
             pools = [name] if name else list(self.targets)
             coming = sum(r.processes for r in self._fleet.records if r.live and r.pool in pools)
@@ -134,7 +140,7 @@ class Scaling:
             if paused:
                 raise PoolError(f"{what} can't bring {wanted} workers: {paused}")
             asked = sum(self.targets[pool] for pool in pools)
-            if asked < wanted:
+            if asked < wanted and not demand:
                 raise PoolError(
                     f"{what} has, or has asked for, {asked} workers, so {wanted} will not be there "
                     "unless the work demands it. Ask for them: "

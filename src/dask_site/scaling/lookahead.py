@@ -46,6 +46,8 @@ class Lookahead:
     def arrival(self, waiting: dict[Any, None], horizon: float, rest: float) -> tuple[float, float]:
         """Return when the first and the last of some waiting tasks will be ready, in seconds.
 
+        Where each waits for work of its own, the last one waits for that of all.
+
         Parameters
         ----------
         waiting : dict
@@ -57,12 +59,24 @@ class Lookahead:
         """
         first = list(itertools.islice(waiting, _SAMPLES))
         last = list(itertools.islice(reversed(waiting), _SAMPLES)) if len(first) > 1 else []
-        times = [self._ready_in(ts, horizon, rest) for ts in {*first, *last}]
-        return min(times), max(times)
+        looks: list[tuple[float, set[Any]]] = []
+        for ts in dict.fromkeys((*first, *reversed(last))):
+            before: set[Any] = set()
+            looks.append((self._ready_in(ts, horizon, rest, before), before))
+        times = [time for time, _ in looks]
+        own = looks[-1][1] - looks[0][1]
+        return min(times), max(*times, 0.0, min(len(waiting) * self._all_of(own), rest))
 
-    def _ready_in(self, ts: Any, horizon: float, rest: float) -> float:
+    def _all_of(self, tasks: set[Any]) -> float:
         work: dict[Shape, float] = defaultdict(float)
-        seen: set[Any] = set()
+        for ts in tasks:
+            shape, left = self._remaining(ts)
+            work[shape] += left
+        return max((self._takes(shape, sec) for shape, sec in work.items()), default=0.0)
+
+    def _ready_in(self, ts: Any, horizon: float, rest: float, seen: set[Any]) -> float:
+        """Return when one task will be ready; `seen` takes up what it waits for."""
+        work: dict[Shape, float] = defaultdict(float)
         stack = list(ts.waiting_on or ())
         order = []
         while stack:

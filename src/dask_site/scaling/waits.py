@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dask_site.cluster.records import JobRecord
+from dask_site.whole import write_whole
 
 _KEPT = 20
 _UNKNOWN = 30.0
@@ -73,16 +73,8 @@ class Waits:
         for pool, values in self._new.items():
             pools[pool] = [*pools.get(pool, []), *values][-_KEPT:]
         self._new = {}
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            with beside.open("w", encoding="utf-8") as file:
-                json.dump(sites, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                beside.unlink()
+        with contextlib.suppress(OSError):  # what was measured is a help, not a need
+            write_whole(self._path, json.dumps(sites).encode(), 0o600)
 
 
 def _read(path: Path) -> dict[str, dict[str, list[float]]]:

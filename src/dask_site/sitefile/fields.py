@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from ipaddress import ip_network
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -22,6 +23,10 @@ _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.,:@+=/-]*"
 _CONSTRAINT = r"[A-Za-z0-9_\[(][A-Za-z0-9_.,:@+=/&|*()\[\]-]*"
 _VARIABLE = r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})"
 _PATH = rf"(?:/|~|{_VARIABLE})(?:[A-Za-z0-9_./~@%+=,:-]|{_VARIABLE})*"
+_PRINCIPAL = r"@?[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_URL = re.compile(
+    r"postgresql(\+[a-z0-9]+)?://([^\s:@/]*(?P<password>:[^\s@/]*)?@)?[^\s@]*/[^\s@]+"
+)
 _PREFIX = re.compile(r"#(?:SBATCH|PBS|BSUB|OAR|\$)\s*")
 _LONGEST_NAME = 100
 _LONGEST_TOKEN = 255
@@ -188,6 +193,37 @@ def port(value: Any) -> int:
     return value
 
 
+def age(value: Any) -> timedelta:
+    """Return for how long something is kept."""
+    return parse_walltime(value, longest=timedelta(days=36525))
+
+
+def network(value: Any) -> str:
+    """Return an address or a network."""
+    named = text(value)
+    try:
+        ip_network(named, strict=False)
+    except ValueError:
+        why = f"{show(named)} is neither an address nor a network"
+        raise Mistake(why, do="write 10.1.0.5 or 10.2.0.0/16") from None
+    return named
+
+
+def store_url(value: Any) -> str:
+    """Return where the history is kept; the site file is for all to read, so no password."""
+    named = text(value)
+    if named == "sqlite":
+        return named
+    parts = _URL.fullmatch(named)
+    if not parts:
+        why = f"{show(named)} is no store"
+        raise Mistake(why, do="write sqlite, or postgresql+psycopg://user@host/database")
+    if parts["password"] or "password=" in named.lower():
+        why = "a password stands in the URL, and this file is for all to read"
+        raise Mistake(why, do="put it into the file ~/.pgpass of the service's account")
+    return named
+
+
 def choice(*names: str) -> BeforeValidator:
     """Return a validator for one of several words."""
 
@@ -222,6 +258,13 @@ Token = Annotated[
     _told(_one_of_shell(_WORD, _SAFE)),
     WithJsonSchema({"type": "string", "pattern": f"^{_WORD}$"}),
 ]
+Principal = Annotated[
+    str,
+    _told(_one_of_shell(_PRINCIPAL, ". _ - with @ in front of a group")),
+    WithJsonSchema({"type": "string", "pattern": f"^{_PRINCIPAL}$"}),
+]
+StoreUrl = Annotated[str, _told(store_url)]
+Network = Annotated[str, _told(network)]
 Constraint = Annotated[str, _told(_one_of_shell(_CONSTRAINT, f"{_SAFE} & | * ( ) [ ]"))]
 Folder = Annotated[str, _told(folder)]
 ShellLine = Annotated[str, _told(shell_line)]
@@ -236,14 +279,11 @@ Memory = Annotated[
     PlainSerializer(format_memory),
     WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? *([kKMGTP]i?)?B$"}),
 ]
-Walltime = Annotated[
-    timedelta,
-    _told(parse_walltime),
-    PlainSerializer(format_walltime),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": r"^([0-9]+-)?[0-9]+:[0-9]{2}:[0-9]{2}$|^([0-9]+(\.[0-9]+)? *[dhms] *)+$",
-        }
-    ),
-]
+_DURATION = WithJsonSchema(
+    {
+        "type": "string",
+        "pattern": r"^([0-9]+-)?[0-9]+:[0-9]{2}:[0-9]{2}$|^([0-9]+(\.[0-9]+)? *[dhms] *)+$",
+    }
+)
+Walltime = Annotated[timedelta, _told(parse_walltime), PlainSerializer(format_walltime), _DURATION]
+Age = Annotated[timedelta, _told(age), PlainSerializer(format_walltime), _DURATION]

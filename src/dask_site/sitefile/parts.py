@@ -1,5 +1,6 @@
 """The parts of a description: the pools, and what a site says once."""
 
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,15 @@ class Cost(Part):
     gpu_hour: fields.Price = Field(
         default=0.0, ge=0, description="Price of one GPU for one hour.", examples=[0.8]
     )
+    gib_hour: fields.Price = Field(
+        default=0.0, ge=0, description="Price of one GiB of memory for one hour.", examples=[0.002]
+    )
+    billing_hour: fields.Price = Field(
+        default=0.0,
+        ge=0,
+        description="Price of one billing unit of the resource manager for one hour.",
+        examples=[0.01],
+    )
 
 
 class SchedulerOptions(Part):
@@ -32,6 +42,93 @@ class SchedulerOptions(Part):
     )
     port: fields.Port = Field(
         default=0, description="Port of the scheduler; 0 takes any free one.", examples=[0, 8786]
+    )
+
+
+class Retention(Part):
+    """How long the history is kept, since a cluster was last heard of."""
+
+    samples: fields.Age = Field(
+        default=timedelta(days=14),
+        description="What was measured from minute to minute.",
+        examples=["14d"],
+    )
+    clusters: fields.Age = Field(
+        default=timedelta(days=180),
+        description="Clusters with their ledger, spans and workers; sums by day stay.",
+        examples=["180d"],
+    )
+
+
+class History(Part):
+    """What is kept of computations after they are done."""
+
+    enabled: fields.Flag = Field(
+        default=False,
+        description="Whether every scheduler of the release records what its computations cost.",
+        examples=[True],
+    )
+    spool: fields.Folder = Field(
+        default="~/.local/state/dask-site/spool",
+        description="Each user's folder for records, on the machine where schedulers run.",
+        examples=["/var/spool/dask-site/$USER"],
+    )
+    interval: Annotated[int, fields.whole(1, 3600)] = Field(
+        default=5, description="Seconds from one record to the next.", examples=[5]
+    )
+    state: fields.Folder = Field(
+        default="/var/lib/dask-site",
+        description="The service's folder, shared by the nodes on which it may run.",
+        examples=["/var/lib/dask-site"],
+    )
+    store: fields.StoreUrl = Field(
+        default="sqlite",
+        description="Where the history is kept: sqlite stands for a file in the service's folder; "
+        "or the URL of a PostgreSQL database, without a password.",
+        examples=["sqlite", "postgresql+psycopg://dask@db.example.org/history"],
+    )
+    socket: fields.Folder = Field(
+        default="/run/dask-history/history.sock",
+        description="Unix socket of the service, on each node on which it runs.",
+        examples=["/run/dask-history/history.sock"],
+    )
+    port: Annotated[int, fields.whole(1, 65535)] = Field(
+        default=8791, description="Port of the service, with TLS.", examples=[8791]
+    )
+    hosts: list[fields.Token] = Field(
+        default=[],
+        description="Further names by which browsers call the service, beside those of its nodes.",
+        examples=[["dask.example.org"]],
+    )
+    certificate: fields.Folder | None = Field(
+        default=None,
+        description="Certificate of the service, PEM; left out, one is made.",
+        examples=["/etc/dask-site/history.pem"],
+    )
+    key: fields.Folder | None = Field(
+        default=None,
+        description="Key of that certificate, PEM.",
+        examples=["/etc/dask-site/history.key"],
+    )
+    admins: list[fields.Principal] = Field(
+        default=[],
+        description="Users, and groups as @group, who see everything; their looks are noted.",
+        examples=[["root", "@hpc-staff"]],
+    )
+    coordinators: dict[str, list[fields.Principal]] = Field(
+        default={},
+        description="By account the users, and groups as @group, who see what it was charged.",
+        examples=[{"climate": ["alice", "@climate-leads"]}],
+    )
+    retention: Retention = Field(
+        default=Retention(),
+        description="How long the history is kept.",
+        examples=[{"samples": "14d", "clusters": "180d"}],
+    )
+    metrics_from: list[fields.Network] = Field(
+        default=[],
+        description="Addresses and networks that may read /metrics, for Prometheus.",
+        examples=[["10.1.0.5", "10.2.0.0/16"]],
     )
 
 

@@ -77,7 +77,7 @@ def format_memory(n_bytes: int) -> str:
     return binary if binary and len(binary) <= len(shortest) + 2 else shortest
 
 
-def parse_walltime(value: Any) -> timedelta:
+def parse_walltime(value: Any, longest: timedelta = _LONGEST_WALLTIME) -> timedelta:
     """Return a duration from ``4h``, ``90m``, ``1d12h``, ``HH:MM:SS`` or ``D-HH:MM:SS``.
 
     Raises
@@ -93,12 +93,19 @@ def parse_walltime(value: Any) -> timedelta:
     text = value.strip()
     if re.fullmatch(r"-[\d:.dhms ]+", text):
         raise Mistake(f"{show(value)} is negative", write="4h")
-    span = _clock(value, text) if ":" in text else _spans(value, text)
+    span = _clock(value, text) if ":" in text else _spans(value, text, longest)
     if span <= timedelta(0):
         raise Mistake(f"{show(value)} is not longer than zero", write="4h")
-    if span > _LONGEST_WALLTIME:
-        raise Mistake(f"{show(value)} is longer than a year", write="4h")
+    if span > longest:
+        raise _too_long(value, longest)
     return span
+
+
+def _too_long(value: str, longest: timedelta) -> Mistake:
+    years = longest.days // 365
+    return Mistake(
+        f"{show(value)} is longer than {'a year' if years == 1 else f'{years} years'}", write="4h"
+    )
 
 
 def _number_as_walltime(value: float) -> Mistake:
@@ -127,14 +134,14 @@ def _clock(value: str, text: str) -> timedelta:
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
-def _spans(value: str, text: str) -> timedelta:
+def _spans(value: str, text: str, longest: timedelta) -> timedelta:
     if not _SPANS.fullmatch(text):
         if re.fullmatch(r"\d{1,9}", text, re.ASCII):
             raise Mistake(f"{show(value)} has no unit", write=f"{text}h")
         raise Mistake(f"{show(value)} is not a walltime", do=f"write a walltime {_WALLTIMES}")
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in _SPAN.findall(text))
-    if seconds > _LONGEST_WALLTIME.total_seconds():
-        raise Mistake(f"{show(value)} is longer than a year", write="4h")
+    if seconds > longest.total_seconds():
+        raise _too_long(value, longest)
     return timedelta(seconds=round(seconds))
 
 
