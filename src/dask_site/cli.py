@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from dask_site import __version__
+from dask_site.doctor.command import doctor
+from dask_site.history.command import history
 from dask_site.site import Pool, Site, SiteError, format_memory, format_walltime
 from dask_site.sitefile import reader
 
@@ -46,11 +48,17 @@ def _examples(*lines: str) -> str:
         "dask-site check inventories/mycentre/group_vars/all/site.yml",
         "dask-site pools",
         "dask-site explain --watch",
+        "dask-site history ls",
+        "dask-site doctor security",
     ),
 )
 @click.version_option(__version__, prog_name="dask-site")
 def main() -> None:
-    """Dask for HPC centres: what a site offers, and what your clusters wait for."""
+    """Dask for HPC centres: what a site offers, what your clusters wait for, and what they did."""
+
+
+main.add_command(doctor)
+main.add_command(history)
 
 
 @main.command(
@@ -158,6 +166,31 @@ def explain(cluster: str | None, as_json: bool, watch: bool) -> None:
         sys.exit(_say(f"No cluster of yours is running (looked in {state_dir})."))
     if not all(answer.explanation for answer in running):
         sys.exit(_FAILED)
+
+
+@main.command(epilog=_examples("dask-site keys", "dask-site keys --renew"))
+@click.option("--renew", is_flag=True, help="Make another; end your running clusters first.")
+@click.option("--quiet", is_flag=True, help="Print nothing unless something is wrong.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def keys(renew: bool, quiet: bool, as_json: bool) -> None:
+    """Make the key with which the Dask clusters that you start turn strangers away.
+
+    Once; the module of dask-site does it, and names the key to Dask. `Cluster` makes one for each
+    cluster by itself.
+    """
+    from dask_site import own_keys
+    from dask_site.cluster.errors import ClusterError
+
+    with _site_errors():
+        state_dir = Site.find().state_path()
+    try:
+        made = own_keys.make(state_dir, renew=renew)
+    except ClusterError as error:
+        sys.exit(_say(str(error)))
+    if as_json:
+        _print_json({"folder": str(state_dir / "keys"), "made": made})
+    elif not quiet:
+        click.echo(f"{state_dir / 'keys'}: {'made' if made else 'there already'}")
 
 
 def _say(trouble: str) -> int:

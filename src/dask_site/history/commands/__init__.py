@@ -1,0 +1,1 @@
+"""The commands of `dask-site history`; each module is imported when one of its own is called."""

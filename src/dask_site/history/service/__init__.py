@@ -1,0 +1,1 @@
+"""The service that keeps the history of a site and answers for it."""

@@ -1,0 +1,165 @@
+"""The page of a user's clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from dask_site.history.books import Books
+from dask_site.history.store.listing import ClusterSummary, Sum
+from dask_site.history.titles import title
+from dask_site.web import bars, words
+from dask_site.web.frames import Frame
+from dask_site.web.query import Query
+from dask_site.web.rendering import render
+from dask_site.web.tables import Column, Table
+
+#: Clusters on a page, and among which names, states and pools are looked for.
+ROWS, MOST = 25, 1000
+STATES = ("any", "running", "finished", "ended otherwise", "with errors")
+COLUMNS = (
+    Column("cluster", "cluster", "name"),
+    Column("state", "state", "text"),
+    Column("started", "started (UTC)", "moment"),
+    Column("lasted_s", "lasted", "seconds"),
+    Column("tasks", "tasks", "count"),
+    Column("failed", "failed", "count"),
+    Column("core_hours", "core-h", "hours", "allocated"),
+    Column("cost", "cost", "money", "in the site's currency"),
+    Column("cpu_share", "computing", "share", "CPU time of the core-hours", bar=True),
+)
+
+
+def chosen(clusters: Iterable[ClusterSummary], query: Query) -> list[ClusterSummary]:
+    """Return the clusters that a query asks for, those that run first."""
+    name, pool = query.text("name").casefold(), query.text("pool")
+    state = query.choice("state", STATES)
+    some = [
+        one
+        for one in clusters
+        if name in f"{one.name or ''} {one.program} {one.kind} {one.id}".casefold()
+        and (not pool or pool in one.pools)
+        and _is(one, state)
+    ]
+    return sorted(some, key=lambda one: (one.state != "running", -one.started))
+
+
+def _is(one: ClusterSummary, state: str) -> bool:
+    finished = one.state == "ended" and one.how == "closed"
+    return {
+        "any": True,
+        "running": one.state == "running",
+        "finished": finished,
+        "ended otherwise": one.state != "running" and not finished,
+        "with errors": one.errors > 0,
+    }[state]
+
+
+def since(query: Query) -> float | None:
+    """Return the moment from which clusters are asked for, None for all; bad days are none."""
+    try:
+        return datetime.fromisoformat(query.text("since")).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+
+
+def cluster_list(
+    clusters: Sequence[ClusterSummary],
+    dashboards: Mapping[str, str],
+    *,
+    others: bool = False,
+) -> Table:
+    """Return a table of clusters.
+
+    Parameters
+    ----------
+    dashboards : dict of str to str
+        Links of those that run.
+    others : bool
+        Whether there are clusters of several users.
+    """
+    rows = [_row(one, dashboards.get(one.id, "")) for one in clusters]
+    columns: tuple[Column, ...] = COLUMNS
+    if others:
+        columns = (COLUMNS[0], Column("user", "user", "name"), *COLUMNS[1:])
+    return Table("clusters", "Clusters", columns, rows, cards=True)
+
+
+def _row(one: ClusterSummary, dashboard: str) -> dict[str, Any]:
+    state, mood = in_words(one)
+    return {
+        "cluster": title(one.name, one.program, f"{one.kind} {one.id[:8]}"),
+        "user": one.owner_name,
+        "state": state,
+        "started": one.started,
+        "lasted_s": max(0.0, one.seen - one.started),
+        "tasks": one.tasks,
+        "failed": one.errors or None,
+        "core_hours": None if one.allocated is None else one.allocated / 3600,
+        "cost": one.money,
+        "cpu_share": (one.cpu or 0.0) / one.allocated if one.allocated else None,
+        "_href": f"/clusters/{one.id}",
+        "_dashboard": dashboard,
+        "_mood": mood,
+    }
+
+
+def in_words(one: ClusterSummary) -> tuple[str, str]:
+    """Return the state of a cluster in words, and its mood."""
+    if one.state == "running":
+        return "running", "live"
+    if one.state == "silent":
+        return "fell silent", "bad"
+    if one.how == "closed":
+        return ("finished, with errors", "poor") if one.errors else ("finished", "good")
+    return f"ended: {words.name(one.how)}", "poor"
+
+
+def choices(clusters: Iterable[ClusterSummary]) -> list[dict[str, str]]:
+    """Return clusters as what a form offers: their ids, and by what they are known."""
+    return [
+        {
+            "id": one.id,
+            "text": f"{words.name(title(one.name, one.program, one.kind))[:40]}, "
+            f"{words.moment(one.started)} ({one.id[:8]})",
+        }
+        for one in clusters
+    ]
+
+
+def clusters_page(
+    frame: Frame,
+    query: Query,
+    table: Table,
+    sums: Sequence[Sum],
+    pools: Sequence[str],
+    *,
+    whose: str = "",
+    filtered: bool = False,
+) -> str:
+    """Return the page of clusters.
+
+    Parameters
+    ----------
+    table : Table
+        One page of them.
+    sums : sequence of Sum
+        Of the last 30 days.
+    pools : sequence of str
+        That may be chosen.
+    whose : str
+        Of whom they are, where that isn't who looks.
+    """
+    bar = bars.of_books(sum((one.books for one in sums), Books()))
+    return render(
+        "clusters.html",
+        frame=frame,
+        query=query,
+        table=table,
+        bar=bar,
+        pools=pools,
+        states=STATES,
+        whose=whose,
+        filtered=filtered,
+    )
