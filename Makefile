@@ -7,6 +7,9 @@ BIN   := $(CURDIR)/$(VENV)/bin
 CACHE := $(or $(DASK_SITE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dask-site)
 # Debian suite of the containerised cluster: bookworm has Slurm 22.05, trixie 24.11.
 SUITE ?= bookworm
+SUITES ?= bookworm trixie
+# Not the cluster of `make cluster`: a test removes its own.
+TEST_CLUSTER ?= dask-site-test
 
 export PATH := $(BIN):$(PATH)
 
@@ -57,7 +60,16 @@ clean-images: clean ## remove the images too
 	@podman images -q --filter label=dask-site=image | sort -u | xargs -r podman rmi -f >/dev/null
 
 .PHONY: test test-quick molecule bench bench-pools
-test: lint ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
+# The server for the tests of a large site's history: its programs only, nothing is started.
+.PHONY: postgresql
+postgresql:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || test "$$(id -u)" != 0 || { \
+	  echo "==> installing PostgreSQL"; mkdir -p /etc/postgresql-common && \
+	  echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf && \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--force-confold postgresql; }
+
+test: lint postgresql ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
 	@echo "==> tests without containers"
 	pytest tests/unit tests/contract tests/local
 	@$(MAKE) --no-print-directory molecule
@@ -66,24 +78,23 @@ test-quick: lint ## lint, types, and the quick tests that need no container
 	@echo "==> quick tests without containers"
 	pytest -m "not slow" tests/unit tests/contract tests/local
 
-molecule: $(VENV)/.stamp ## the molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs
-	@for suite in $(or $(SUITES),bookworm trixie); do \
-	  $(MAKE) --no-print-directory wheelhouse SUITE=$$suite && \
-	  echo "==> molecule on $$suite: create, check, converge, idempotence, verify, destroy" && \
-	  SUITE=$$suite CLUSTER=$(or $(TEST_CLUSTER),dask-site-test)-$$suite molecule test || exit 1; \
+molecule: $(VENV)/.stamp ## the molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs (SUITES)
+	@for suite in $(SUITES); do \
+	  $(MAKE) --no-print-directory images wheelhouse SUITE=$$suite || exit 1; \
 	done
+	@molecule/shared/test.sh $(CACHE) $(TEST_CLUSTER) $(SUITES)
 
 bench: cluster rollout ## the figures of bench/README.md, on the cluster of `make cluster`
 	@$(PLAYBOOK) bench/bench.yml
 
-bench-pools: cluster rollout ## the figures of pools that follow the work: half an hour
-	@$(BIN)/python bench/pools/overhead.py
+bench-pools: cluster rollout ## the figures of pools that follow the work: an hour and a half
+	@$(BIN)/python bench/pools/overhead.py --pairs 3
 	@$(BIN)/python bench/pools/thousand_jobs.py
 	@$(PLAYBOOK) bench/pools.yml
 
 .PHONY: lint
 lint: $(VENV)/.stamp ## style, types, playbooks; offline
-	ruff check
+	ruff check --no-cache
 	ruff format --check
 	mypy
 	yamllint --strict .

@@ -1,4 +1,4 @@
-"""Write docs/reference.md: the keys of the site file and the variables of the roles.
+"""Write docs/reference.md: keys of the site file, variables of the roles, parts of the ledger.
 
 Usage: python docs/make_reference.py [--check]
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dask_site.history.books import PARTS as LEDGER_PARTS
+from dask_site.history.books import UNEXPLAINED
 from dask_site.site import Site
 
 ROOT = Path(__file__).parents[1]
@@ -21,12 +24,14 @@ PARTS = {
     "Pool": "`dask_site.pools.<name>`",
     "Cost": "`dask_site.pools.<name>.cost`",
     "SchedulerOptions": "`dask_site.scheduler`",
+    "History": "`dask_site.history`",
+    "Retention": "`dask_site.history.retention`",
     "Environment": "`dask_site.environment`",
 }
 
 
 def main() -> None:
-    text = "\n".join(["# Reference", "", *site_file(), *roles()])
+    text = "\n".join(["# Reference", "", *site_file(), *roles(), *ledger()])
     if sys.argv[1:] == ["--check"]:
         if TARGET.read_text("utf-8") != text:
             raise SystemExit(f"{TARGET} is out of date: make docs")
@@ -60,7 +65,7 @@ def default_of(key: str, field: dict[str, Any], part: dict[str, Any]) -> str:
     if key in part.get("required", ()):
         return "required"
     default = field.get("default")
-    if default in (None, "", []) and default is not False:
+    if default in (None, "", [], {}) and default is not False:
         return ""
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
@@ -91,12 +96,23 @@ def roles() -> list[str]:
     return lines
 
 
+def ledger() -> list[str]:
+    rows = [*LEDGER_PARTS.items(), (UNEXPLAINED, "what the parts leave over, or count twice")]
+    return [
+        "## The parts of the ledger",
+        "",
+        "Into which every core-second of an allocation goes; see [the history](history.md).",
+        "",
+        *table(("part", "what happened"), rows),
+    ]
+
+
 def plain(text: str) -> str:
     """Turn Ansible's markup, such as V(x) and C(x), into Markdown."""
     return re.sub(r"\b(?:V|C|O|P|RV|E)\(([^)]*)\)", r"`\1`", text)
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     lines = [head, tuple("---" for _ in head), *rows]
     return [
         *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines),

@@ -42,6 +42,15 @@ def ansible(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Keep what failed in the file FAILED, if that is set, for who prints it after all else."""
+    wanted = os.environ.get("FAILED")
+    reports = [r for key in ("failed", "error") for r in terminalreporter.stats.get(key, ())]
+    if wanted and reports:
+        told = ((f"FAILED {r.nodeid}", *r.longreprtext.splitlines()[-25:]) for r in reports)
+        Path(wanted).write_text("\n".join(line for lines in told for line in lines) + "\n")
+
+
 @cache
 def variables() -> dict[str, Any]:
     """Return the variables of a node that the tests need, with their values worked out."""
@@ -164,8 +173,8 @@ def queue_of(user):
 
 
 def folders_of(user):
-    """Return what clusters have left in a user's folder; measured waits are meant to stay."""
-    command = f"ls -A /home/{user}/.dask-site 2>/dev/null | grep -v '^waits.json$' || true"
+    """Return what clusters have left in a user's folder; waits and the key are meant to stay."""
+    command = f"ls -A /home/{user}/.dask-site 2>/dev/null | grep -vx 'waits.json\\|keys' || true"
     return node("login1").check_output(command)
 
 

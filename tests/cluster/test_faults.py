@@ -4,8 +4,9 @@ import contextlib
 import time
 
 import pytest
-from conftest import ended, node, podman, until
 from test_scaling import SITE
+
+from conftest import ended, node, podman, until
 
 WORK = (
     SITE

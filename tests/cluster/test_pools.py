@@ -4,6 +4,7 @@ import contextlib
 import json
 
 import pytest
+
 from conftest import folders_of, left_nothing, node, queue_of, until
 
 # -- what it is for ---------------------------------------------------------------------------
@@ -180,8 +181,12 @@ if __name__ == "__main__":
          folder=str(cluster._folder.path))
     time.sleep(300)
 """
+# The module's settings would protect it too.
 UNPROTECTED = """
+import dask
 from distributed import LocalCluster
+comm = {"require-encryption": None, "default-scheme": "tcp"}
+dask.config.set({f"distributed.comm.{key}": value for key, value in comm.items()})
 if __name__ == "__main__":
     cluster = LocalCluster(n_workers=1, host="0.0.0.0", dashboard_address=":0")
     tell(scheduler=cluster.scheduler_address)
@@ -189,6 +194,8 @@ if __name__ == "__main__":
 """
 STRANGER = """
 import asyncio
+import dask
+dask.config.set({{"distributed.comm.require-encryption": None}})  # his own would stop him
 from distributed.core import connect
 from distributed.security import Security
 from distributed import Client
@@ -213,7 +220,8 @@ def outcome(attempt):
 if __name__ == "__main__":
     tried = {{}}
     for address in {addresses!r}:
-        for kind, security, scheme in [("plain", None, "tcp://"), ("foreign", Security.temporary(), "tls://")]:
+        plain, foreign = (Security(), "tcp://"), (Security.temporary(), "tls://")
+        for kind, (security, scheme) in (("plain", plain), ("foreign", foreign)):
             way = attack if address == {addresses!r}[0] else knock
             tried[kind + " " + address] = outcome(way(address, security, scheme))
     tell(tried=tried)

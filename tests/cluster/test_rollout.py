@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 import yaml
+
 from conftest import ROOT, ansible, node
 
 TOP = "/opt/dask-site"

@@ -5,6 +5,7 @@ import json
 import time
 
 import pytest
+
 from conftest import left_nothing, node, queue_of, until
 
 SITE = """
