@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dask_site import __version__
+from dask_site.dashboards.command import dashboards
 from dask_site.doctor.command import doctor
 from dask_site.history.command import history
 from dask_site.site import Pool, Site, SiteError, format_memory, format_walltime
@@ -48,6 +49,7 @@ def _examples(*lines: str) -> str:
         "dask-site check inventories/mycentre/group_vars/all/site.yml",
         "dask-site pools",
         "dask-site explain --watch",
+        "dask-site dashboards",
         "dask-site history ls",
         "dask-site doctor security",
     ),
@@ -57,6 +59,7 @@ def main() -> None:
     """Dask for HPC centres: what a site offers, what your clusters wait for, and what they did."""
 
 
+main.add_command(dashboards)
 main.add_command(doctor)
 main.add_command(history)
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import socket
 import struct
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-__all__ = ["MungeError", "Munged", "Peer", "has_munge", "munge_decode", "munge_encode", "peer_of"]
+__all__ = [
+    "MungeError",
+    "Munged",
+    "Peer",
+    "has_munge",
+    "munge_decode",
+    "munge_encode",
+    "peer_of",
+    "request_credential",
+    "requesting_user",
+]
 
 _UCRED = struct.Struct("3i")
 #: libmunge's libraries, newest first; only the soname is there without its development files.
@@ -122,6 +133,40 @@ def munge_decode(credential: str) -> Munged:
     finally:
         munge.munge_ctx_destroy(context)
         _free(payload)
+
+
+def request_credential(host: str, method: str, uri: str, body: bytes) -> str:
+    """Return a credential for one request to one host, and for nothing else.
+
+    Parameters
+    ----------
+    host : str
+        As the service there says in ``where.json``: it could pass on what it was shown.
+
+    Raises
+    ------
+    MungeError
+        If munge can't be used.
+    """
+    return munge_encode(_meant(host, method, uri, body))
+
+
+def requesting_user(credential: str, host: str, method: str, uri: str, body: bytes) -> int:
+    """Return the number of the user whose credential for a request it is.
+
+    Raises
+    ------
+    MungeError
+        If it is for another request, or not valid.
+    """
+    munged = munge_decode(credential)
+    if munged.payload != _meant(host, method, uri, body):
+        raise MungeError("The credential of munge is for another request.")
+    return munged.uid
+
+
+def _meant(host: str, method: str, uri: str, body: bytes) -> bytes:
+    return f"{host} {method} {uri} {hashlib.sha256(body).hexdigest()}".encode()
 
 
 def _error(failed: int, context: Any) -> MungeError:

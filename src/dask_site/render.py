@@ -32,6 +32,15 @@ def render_site_yaml(site: Site) -> str:
     roles = ("scheduler", "worker", "nanny", "client")
     distributed: dict[str, Any] = {role: {"preload": [_PRELOAD]} for role in roles}
     distributed["scheduler"]["http"] = {"routes": list(_ROUTES)}
+    if site.dashboards.enabled:
+        from dask_site.dashboards.places import Places
+
+        # A scheduler behind the proxy says the name of its origin where others say a port.
+        distributed["dashboard"] = {"link": f"{Places.of_site(site).origin('{port}')}/status"}
+        origins = [f"*.{site.dashboards.domain}"]
+        distributed["scheduler"]["dashboard"] = {
+            "bokeh-application": {"allow_websocket_origin": origins}
+        }
     if site.history.enabled:
         distributed["scheduler"]["preload"].append("dask_site.history.preload")
         distributed["worker"]["preload"].append("dask_site.history.job_id")

@@ -14,6 +14,7 @@ from dask_site.people import name_of
 from dask_site.sitefile import fields, find, reader, report, rules, scale
 from dask_site.sitefile.parts import (
     Cost,
+    Dashboards,
     Environment,
     History,
     Part,
@@ -122,6 +123,11 @@ class Site(Part):
         default=History(),
         description="What is recorded of computations, and where.",
         examples=[{"enabled": True}],
+    )
+    dashboards: Dashboards = Field(
+        default=Dashboards(),
+        description="How dashboards are reached.",
+        examples=[{"enabled": True, "domain": "dask.example.org"}],
     )
     environment: Environment = Field(
         default=Environment(),
@@ -330,6 +336,7 @@ _MODELS: report.Models = {
     ("scheduler",): SchedulerOptions,
     ("history",): History,
     ("history", "retention"): Retention,
+    ("dashboards",): Dashboards,
     ("environment",): Environment,
     ("pools", "*"): Pool,
     ("pools", "*", "cost"): Cost,

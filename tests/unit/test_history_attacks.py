@@ -13,14 +13,14 @@ import pytest
 from history_storing import BEGUN, close_all, record, story
 from web_serving import DAEMON, NOBODY, ROOT, serving
 
-from dask_site.history.calls import ServiceDownError, Where
+from dask_site.calls import ServiceDownError, Where
 from dask_site.history.service import metrics
-from dask_site.history.service.access import Viewer
-from dask_site.history.service.audit import AuditLog
-from dask_site.history.service.listening import unix_socket
 from dask_site.history.service.server import ServeError, Service
 from dask_site.history.service.settings import Settings
 from dask_site.history.store import Store, StoreError
+from dask_site.services.access import Viewer
+from dask_site.services.audit import AuditLog
+from dask_site.services.listening import unix_socket
 from dask_site.site import Site
 
 only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give files to others")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dask_site.history.service.access import Viewer
-from dask_site.history.service.audit import AuditLog
+from dask_site.services.access import Viewer
+from dask_site.services.audit import AuditLog
 
 ADMIN = Viewer("root", 0, admin=True)
 

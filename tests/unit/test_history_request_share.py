@@ -138,12 +138,12 @@ def test_beyond_what_may_wait_it_says_when_to_come_again(served, asking, monkeyp
 def test_strangers_whom_munge_does_not_know_keep_nobody_waiting(served, asking, monkeypatch):
     came, go_on = threading.Event(), threading.Event()
 
-    def slow(_credential):
+    def slow(*_):
         came.set()
         assert go_on.wait(60)
         raise MungeError("nobody")
 
-    monkeypatch.setattr(requests, "munge_decode", slow)
+    monkeypatch.setattr(requests, "requesting_user", slow)
     headers = {"Authorization": "MUNGE x"}
     many = [asking(served.get, "/api/v1/whoami", **headers) for _ in range(12)]
     try:

@@ -20,8 +20,6 @@ from sqlalchemy.exc import OperationalError
 
 from dask_site.history.costs import Tariff
 from dask_site.history.service import certificate, metrics
-from dask_site.history.service.access import Directory, Viewer, uid_of
-from dask_site.history.service.audit import AuditLog
 from dask_site.history.service.context import Context, NoStoreError
 from dask_site.history.service.lease import DatabaseLease, FileLease
 from dask_site.history.service.loops import Loops, _Step
@@ -31,6 +29,8 @@ from dask_site.history.service.sessions import Sessions, local_path
 from dask_site.history.service.settings import Settings
 from dask_site.history.store import Store, StoreError
 from dask_site.people import name_of
+from dask_site.services.access import Directory, Viewer, uid_of
+from dask_site.services.audit import AuditLog
 from dask_site.site import Site, SiteError
 from dask_site.whole import make_folder, write_whole
 

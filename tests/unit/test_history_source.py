@@ -16,8 +16,8 @@ import pytest
 from history_making import T0, error, history, span, usage, worker
 from history_spooling import spooled
 
+from dask_site.calls import Calls, ServiceDownError, Where
 from dask_site.history.books import Books
-from dask_site.history.calls import Calls, ServiceDownError, Where
 from dask_site.history.ledger import close_books
 from dask_site.history.remote import FallingBack, ServiceSource
 from dask_site.history.source import SourceError, SpoolSource, find

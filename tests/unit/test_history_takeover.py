@@ -13,7 +13,7 @@ from socketserver import ThreadingUnixStreamServer
 import pytest
 from web_serving import DAEMON, serving
 
-from dask_site.history.calls import Calls, ServiceDownError, Where
+from dask_site.calls import Calls, ServiceDownError, Where
 from dask_site.history.service.lease import DatabaseLease
 from dask_site.history.service.server import Service
 from dask_site.history.service.sessions import COOKIE, Sessions

@@ -12,14 +12,14 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from dask_site.history.costs import Rates, Tariff
-from dask_site.history.service.access import Directory
 from dask_site.history.service.api import rules as api_rules
-from dask_site.history.service.audit import AuditLog
 from dask_site.history.service.context import Context
 from dask_site.history.service.requests import Nothing
 from dask_site.history.service.sessions import COOKIE, Sessions
 from dask_site.history.service.settings import Settings
 from dask_site.history.store import Bounds, Store
+from dask_site.services.access import Directory
+from dask_site.services.audit import AuditLog
 from dask_site.site import Site
 from dask_site.web import routes
 

@@ -13,6 +13,7 @@ import socket
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -41,6 +42,7 @@ from dask_site.scaling.by_demand import Controller
 from dask_site.scaling.by_hand import Scaling
 from dask_site.scaling.waits import Waits
 from dask_site.site import Site
+from dask_site.sitefile.units import parse_walltime
 
 if TYPE_CHECKING:
     from dask_site.history.recorder import Recorder
@@ -71,8 +73,9 @@ class Cluster(DaskCluster):
     name : str, optional
         Name of the cluster; a random one by default.
     dashboard : bool, optional
-        Serve Dask's dashboard on this node's loopback. It has no login: on a shared node every
-        local user could read it, so the default is only where no resource manager is.
+        Have Dask's dashboard. Where the site has a proxy for dashboards, its address is for your
+        browser alone, and this is the default. Elsewhere it is on this node's loopback and has no
+        login: every local user could read it, so the default is only where no resource manager is.
     port : int, optional
         The scheduler's port; by default the site's, where 0 is any free one.
     silence_logs : str, optional
@@ -118,7 +121,8 @@ class Cluster(DaskCluster):
         level = level_from(silence_logs)
         self.site = site_from(site, [pools] if isinstance(pools, str) else pools, account)
         self._local = self.site.resource_manager == "local"
-        self._dashboard = self._local if dashboard is None else dashboard
+        private = self.site.dashboards.enabled
+        self._dashboard = (self._local or private) if dashboard is None else dashboard
         self._port = self.site.scheduler.port if port is None else port_from(port)
         self._summary = Summary()
         self._panel = Panel(list(self.site.pools), self._dashboard)
@@ -230,7 +234,11 @@ class Cluster(DaskCluster):
                 security=self.security,
                 dashboard=self._dashboard,
                 dashboard_address=f"127.0.0.1:{_dashboard_port() if self._dashboard else 0}",
+                about=self._dashboard and self._about(),
             )
+
+    def _about(self) -> dict[str, Any]:
+        return {"name": self.name, "kind": "Cluster", "pools": list(self.site.pools)}
 
     async def _close(self) -> None:
         if self.status == Status.closed:
@@ -492,6 +500,56 @@ class Cluster(DaskCluster):
         return self._controller
 
     # -- looking at it ---------------------------------------------------------------------
+
+    def share(self, user: str, for_: str = "2h") -> datetime:
+        """Let another user look at the dashboard, for some time; he can change nothing.
+
+        He finds it with ``dask-site dashboards``. `unshare` ends it before its time.
+
+        Parameters
+        ----------
+        user : str
+            Login name.
+        for_ : str
+            For how long: ``30m``, ``2h``, at most ``7d``.
+
+        Returns
+        -------
+        datetime
+            When it ends, UTC.
+
+        Raises
+        ------
+        ClusterError
+            If there is no such user, or this site has no proxy for dashboards.
+        ValueError
+            If the time is none.
+        """
+        seconds = parse_walltime(for_).total_seconds()
+        until = self._ask_broker("share", user=user, seconds=seconds)["until"]
+        return datetime.fromtimestamp(until, UTC)
+
+    def unshare(self, user: str) -> None:
+        """Let another user look at the dashboard no longer; what he has open ends.
+
+        Raises
+        ------
+        ClusterError
+            If there is no such user, or this site has no proxy for dashboards.
+        """
+        self._ask_broker("unshare", user=user)
+
+    def _ask_broker(self, op: str, **question: Any) -> dict[str, Any]:
+        from dask_site.dashboards import asking
+        from dask_site.dashboards.places import Places
+
+        server = self.scheduler.services.get("dashboard")
+        if not self.site.dashboards.enabled or server is None:
+            raise ClusterError("This cluster has no dashboard behind the site's proxy to share")
+        try:
+            return asking.ask(Places.of_site(self.site), op=op, cluster=server.port, **question)
+        except asking.DashboardError as error:
+            raise ClusterError(str(error)) from None
 
     @property
     def jobs(self) -> Table:

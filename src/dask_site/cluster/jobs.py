@@ -36,11 +36,12 @@ _JOB_CLASSES = {
     "local": ("dask_site.cluster.local", "LocalProcessJob"),
 }
 
-# The worker's HTTP server has no authentication, so it answers on the loopback only, and with
-# nothing but a health route; see `dask_site.cluster.worker`.
+# The worker's HTTP server has no authentication, so there is none, see `dask_site.cluster.no_port`.
+# Should distributed open one all the same, it answers on the loopback only.
 _WORKER_ARGUMENTS = ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
 _RECORDED = ["--preload", "dask_site.history.job_id"]
 _PRELOADS = [
+    *("--preload", "dask_site.cluster.no_port"),
     *("--preload", "dask_site.cluster.gpus"),
     *("--preload", "dask_site.cluster.node"),
     *("--preload", "dask_site.faults.blackbox"),

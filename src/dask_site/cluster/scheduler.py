@@ -22,6 +22,8 @@ from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
 from dask_site.cluster.resources import pool_of_resource, pool_resource
 from dask_site.cluster.summary import Summary
+from dask_site.dashboards import serving
+from dask_site.dashboards.places import Places
 from dask_site.placement.graph import Placer, inherit
 from dask_site.placement.matching import Matcher, NeedError, Restrictions
 from dask_site.scaling.demand import Demand
@@ -86,7 +88,12 @@ class PoolScheduler(Scheduler):
         Whether there are jobs that bring workers, or have brought them.
     """
 
-    def __init__(self, *args: Any, site: Site, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, site: Site, about: dict[str, Any] | bool = False, **kwargs: Any
+    ) -> None:
+        #: What the dashboards' broker is told; False where nobody shall look.
+        self.about = about
+        self._private = site.dashboards.enabled and Places.of_site(site)
         exclusive = [pool.name for pool in site.pools.values() if pool.exclusive]
         self._exclusive = frozenset(map(pool_resource, exclusive))
         self._exclusive_workers: set[Any] = set()
@@ -113,6 +120,13 @@ class PoolScheduler(Scheduler):
         super().__init__(*args, extensions=extensions, **kwargs)
         self.demand = Demand(self.matcher, self.tasks)
         self._small_inputs = _INPUTS_SHARE * self.matcher.smallest_memory()
+
+    def start_http_server(self, *args: Any, **more: Any) -> None:
+        """Serve behind the proxy where the site has one, also where Dask is told nothing of it."""
+        if self._private:
+            serving.start(self._private, self, args[0])
+        else:
+            super().start_http_server(*args, **more)
 
     # -- where tasks may run -----------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dask_site.history.calls import SourceError
+    from dask_site.calls import SourceError
     from dask_site.history.frames import RecordedCluster, cluster, clusters, diff, where
 
 __all__ = ["RecordedCluster", "SourceError", "cluster", "clusters", "diff", "where"]
@@ -22,7 +22,7 @@ __all__ = ["RecordedCluster", "SourceError", "cluster", "clusters", "diff", "whe
 # Lazy: schedulers and commands import this package, and need nothing of it.
 _HOME = {
     "RecordedCluster": "frames",
-    "SourceError": "calls",
+    "SourceError": "source",
     "cluster": "frames",
     "clusters": "frames",
     "diff": "frames",

@@ -7,8 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dask_site.calls import SourceError
 from dask_site.history.books import PARTS, UNEXPLAINED, Ledger
-from dask_site.history.calls import SourceError
 from dask_site.history.costs import bill
 from dask_site.history.ledger import close_books
 

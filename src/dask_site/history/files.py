@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dask_site.history.calls import SourceError
+from dask_site.calls import SourceError
 from dask_site.history.sheets import Sheet, whole_text
 from dask_site.history.tables import clean
 from dask_site.whole import write_whole

@@ -10,8 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dask_site.calls import Calls, ServiceDownError, ServiceError, Where
 from dask_site.history.books import Books, Costs
-from dask_site.history.calls import Calls, ServiceDownError, ServiceError, Where
 from dask_site.history.source import Found, Source, SourceError, SpoolSource
 from dask_site.history.store.listing import ClusterSummary, Sum
 

@@ -13,8 +13,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dask_site.calls import SourceError
 from dask_site.history import personal
-from dask_site.history.calls import SourceError
 from dask_site.history.preload import spool_folder
 from dask_site.history.spool import own_folder
 from dask_site.history.store.listing import ClusterSummary, Sum

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from dask_site.calls import SourceError
 from dask_site.history.books import IN_TASKS, Books, Costs
-from dask_site.history.calls import SourceError
 from dask_site.history.store.listing import last_days
 from dask_site.people import name_of
 

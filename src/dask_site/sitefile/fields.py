@@ -28,6 +28,8 @@ _URL = re.compile(
     r"postgresql(\+[a-z0-9]+)?://([^\s:@/]*(?P<password>:[^\s@/]*)?@)?[^\s@]*/[^\s@]+"
 )
 _PREFIX = re.compile(r"#(?:SBATCH|PBS|BSUB|OAR|\$)\s*")
+_DOMAIN = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+"
+_LONGEST_DOMAIN = 200  # of 253: the name of a cluster goes before it
 _LONGEST_NAME = 100
 _LONGEST_TOKEN = 255
 
@@ -209,6 +211,15 @@ def network(value: Any) -> str:
     return named
 
 
+def domain(value: Any) -> str:
+    """Return a name of the DNS, in lower case."""
+    name = text(value)
+    if not re.fullmatch(_DOMAIN, name) or len(name) > _LONGEST_DOMAIN:
+        why = f"{show(name)} is no name that browsers can look up"
+        raise Mistake(why, do="write a name in lower case, without https:// and port")
+    return name
+
+
 def store_url(value: Any) -> str:
     """Return where the history is kept; the site file is for all to read, so no password."""
     named = text(value)
@@ -264,6 +275,9 @@ Principal = Annotated[
     WithJsonSchema({"type": "string", "pattern": f"^{_PRINCIPAL}$"}),
 ]
 StoreUrl = Annotated[str, _told(store_url)]
+Domain = Annotated[
+    str, _told(domain), WithJsonSchema({"type": "string", "pattern": f"^{_DOMAIN}$"})
+]
 Network = Annotated[str, _told(network)]
 Constraint = Annotated[str, _told(_one_of_shell(_CONSTRAINT, f"{_SAFE} & | * ( ) [ ]"))]
 Folder = Annotated[str, _told(folder)]

@@ -132,6 +132,44 @@ class History(Part):
     )
 
 
+class Dashboards(Part):
+    """How users reach the dashboards of their clusters, and nobody else does."""
+
+    enabled: fields.Flag = Field(
+        default=False,
+        description="Whether dashboards are reached through the proxy on login nodes alone.",
+        examples=[True],
+    )
+    domain: fields.Domain | None = Field(
+        default=None,
+        description="Name by which browsers reach the login nodes; each cluster has a name of its "
+        "own in front of it, so *.<domain> has to lead there too.",
+        examples=["dask.example.org"],
+    )
+    port: Annotated[int, fields.whole(1, 65535)] = Field(
+        default=443, description="Port of the proxy, with TLS.", examples=[443, 8443]
+    )
+    state: fields.Folder = Field(
+        default="/var/lib/dask-dashboards",
+        description="The broker's folder, shared by all login nodes and read by compute nodes.",
+        examples=["/apps/dask-site/dashboards"],
+    )
+    certificate: fields.Folder | None = Field(
+        default=None,
+        description="Certificate for the domain and *.<domain>, PEM with its chain; left out, an "
+        "authority of the site's own issues one.",
+        examples=["/etc/ssl/dask.example.org.pem"],
+    )
+    key: fields.Folder | None = Field(
+        default=None,
+        description="Key of that certificate, PEM.",
+        examples=["/etc/ssl/dask.example.org.key"],
+    )
+    session: fields.Age = Field(
+        default=timedelta(hours=12), description="How long a login lasts.", examples=["12h"]
+    )
+
+
 class Environment(Part):
     """Where the software of the site comes from."""
 

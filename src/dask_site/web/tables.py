@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from dask_site.calls import SourceError
 from dask_site.history import sheets
-from dask_site.history.calls import SourceError
 from dask_site.history.files import encoded
 from dask_site.history.sheets import Sheet
 from dask_site.web import words

@@ -10,11 +10,11 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from dask_site.history import wire
-from dask_site.history.service.access import uid_of
 from dask_site.history.service.requests import Handler, RefusedError
 from dask_site.history.service.sessions import COOKIE, SESSION_SECONDS
 from dask_site.history.store.listing import ClusterSummary, Sum, last_days
 from dask_site.people import name_of
+from dask_site.services.access import uid_of
 
 _ID = re.compile(r"[A-Za-z0-9._:@+-]{1,128}")
 _SHORTEST = 4

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from dask_site.history.costs import Tariff
-from dask_site.history.service.access import Directory
-from dask_site.history.service.audit import AuditLog
 from dask_site.history.service.sessions import Sessions
 from dask_site.history.service.settings import Settings
 from dask_site.history.service.shares import Shares
 from dask_site.history.store.core import Store
+from dask_site.services.access import Directory
+from dask_site.services.audit import AuditLog
 from dask_site.site import Site
 
 _KNOWING = 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import socket
@@ -14,12 +13,12 @@ from urllib.parse import urlsplit
 from sqlalchemy.exc import SQLAlchemyError
 from tornado.web import HTTPError, RequestHandler
 
-from dask_site.history.service.access import Viewer
 from dask_site.history.service.context import Context, NoStoreError
 from dask_site.history.service.sessions import COOKIE, local_path
 from dask_site.history.service.shares import CrowdedError, Shares
 from dask_site.history.store.failures import StoreError
-from dask_site.identity import MungeError, munge_decode, peer_of
+from dask_site.identity import MungeError, peer_of, requesting_user
+from dask_site.services.access import Viewer
 
 logger = logging.getLogger("dask_site")
 _P = ParamSpec("_P")
@@ -236,18 +235,14 @@ class Handler(RequestHandler):
         credential = self._munge
         if credential is None:
             return None
+        request = self.request
+        meant = (self.context.settings.host, request.method, request.uri, request.body)
         try:
-            ip = self.request.remote_ip
-            munged = await self._in(self.context.knowing, ip, munge_decode, credential)
+            return await self._in(
+                self.context.knowing, request.remote_ip, requesting_user, credential, *meant
+            )
         except MungeError as error:
             raise RefusedError(401, str(error)) from None
-        digest = hashlib.sha256(self.request.body).hexdigest()
-        # Of this host, as it says in where.json: another could pass on what it was shown.
-        host = self.context.settings.host
-        meant = f"{host} {self.request.method} {self.request.uri} {digest}".encode()
-        if munged.payload != meant:
-            raise RefusedError(401, "The credential of munge is for another request.")
-        return munged.uid
 
     def _cookie_user(self) -> int | None:
         word = self.get_cookie(COOKIE)

@@ -19,11 +19,9 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from dask_site.history.calls import ServiceDownError, Where
+from dask_site.calls import ServiceDownError, Where
 from dask_site.history.costs import Tariff
-from dask_site.history.service import api, certificate, listening, systemd
-from dask_site.history.service.access import Directory
-from dask_site.history.service.audit import AuditLog
+from dask_site.history.service import api, certificate
 from dask_site.history.service.context import Context
 from dask_site.history.service.lease import DatabaseLease, FileLease, Lease
 from dask_site.history.service.loops import Loops
@@ -34,6 +32,9 @@ from dask_site.history.service.settings import Settings
 from dask_site.history.store.core import Store
 from dask_site.history.store.failures import StoreError
 from dask_site.people import name_of
+from dask_site.services import listening, systemd
+from dask_site.services.access import Directory
+from dask_site.services.audit import AuditLog
 from dask_site.site import Site
 from dask_site.web import routes
 from dask_site.whole import make_folder, write_whole

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dask_site.history.service.access import Viewer
+from dask_site.services.access import Viewer
 
 logger = logging.getLogger("dask_site")
 _LONGEST = 500

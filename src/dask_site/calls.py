@@ -1,8 +1,7 @@
-"""Calls of the history service: by its socket on its own host, else by TLS with munge."""
+"""Calls of a service of the site: by its socket on its own host, else by TLS with munge."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -36,8 +35,8 @@ class ServiceError(SourceError):
         Of HTTP.
     """
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(f"the history service says: {message}")
+    def __init__(self, message: str, status: int, service: str) -> None:
+        super().__init__(f"{service} says: {message}")
         self.status = status
 
 
@@ -52,15 +51,15 @@ class Where:
     state: Path | None = field(default=None, compare=False)
 
     @classmethod
-    def read(cls, state: Path) -> Where:
-        """Read ``where.json`` of a state folder.
+    def read(cls, state: Path, name: str = "where.json") -> Where:
+        """Read what a service wrote of itself into a folder.
 
         Raises
         ------
         ServiceDownError
             If there is none, or it is not as the service writes it.
         """
-        path = state / "where.json"
+        path = state / name
         try:
             with path.open("rb") as file:
                 _check_owner(path, os.fstat(file.fileno()).st_uid)
@@ -107,10 +106,18 @@ class Calls:
     Parameters
     ----------
     where : Where
+    service : str
+        Its name, for messages.
+    seconds : float
+        How long an answer is waited for.
     """
 
-    def __init__(self, where: Where) -> None:
+    def __init__(
+        self, where: Where, service: str = "the history service", seconds: float = _SECONDS
+    ) -> None:
         self._where = where
+        self._service = service
+        self._seconds = seconds
 
     def __call__(
         self,
@@ -133,7 +140,7 @@ class Calls:
         Raises
         ------
         ServiceDownError
-            If it does not answer, or not within 10 s.
+            If it does not answer in time.
         ServiceError
             If it answers with an error.
         """
@@ -166,12 +173,26 @@ class Calls:
             raise ServiceDownError(f"{place}: {error or type(error).__name__}") from None
         finally:
             connection.close()
-        return _value(answer.status, content, place)
+        return self._value(answer.status, content, place)
+
+    def _value(self, status: int, content: bytes, place: str) -> Any:
+        try:
+            value = json.loads(content) if content else None
+        except ValueError:
+            value = None
+        if status < 400 and value is not None:
+            return value
+        said = value.get("error") if isinstance(value, dict) else None
+        if status == 503 or value is None:
+            raise ServiceDownError(
+                f"{place}: {said or f'it answers with status {status} and no JSON'}"
+            )
+        raise ServiceError(str(said or f"status {status}"), status, self._service)
 
     def _connection(self) -> tuple[HTTPConnection, str]:
         where = self._where
         if where.near:
-            return _SocketConnection(where.socket), where.socket
+            return _SocketConnection(where.socket, self._seconds), where.socket
         place = f"{where.host}:{where.port}"
         if not where.port or not where.certificate:
             raise ServiceDownError(
@@ -197,7 +218,7 @@ class Calls:
         except (OSError, ValueError) as error:
             raise ServiceDownError(f"{place}: its certificate can't be read: {error}") from None
         where = self._where
-        return HTTPSConnection(where.host, where.port, timeout=_SECONDS, context=context)
+        return HTTPSConnection(where.host, where.port, timeout=self._seconds, context=context)
 
     def _headers(self, method: str, path: str, data: bytes) -> dict[str, str]:
         headers = {"Accept": "application/json"}
@@ -206,10 +227,9 @@ class Calls:
         if not self._where.near:
             from dask_site import identity
 
-            digest = hashlib.sha256(data).hexdigest()
-            said = f"{self._where.host} {method} {path} {digest}"
             try:
-                headers["Authorization"] = f"MUNGE {identity.munge_encode(said.encode())}"
+                credential = identity.request_credential(self._where.host, method, path, data)
+                headers["Authorization"] = f"MUNGE {credential}"
             except identity.MungeError as error:
                 raise ServiceDownError(
                     f"{self._where.host} knows callers from other hosts by munge: {error}"
@@ -218,24 +238,11 @@ class Calls:
 
 
 class _SocketConnection(HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_SECONDS)
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(os.fspath(self._path))
-
-
-def _value(status: int, content: bytes, place: str) -> Any:
-    try:
-        value = json.loads(content) if content else None
-    except ValueError:
-        value = None
-    if status < 400 and value is not None:
-        return value
-    said = value.get("error") if isinstance(value, dict) else None
-    if status == 503 or value is None:
-        raise ServiceDownError(f"{place}: {said or f'it answers with status {status} and no JSON'}")
-    raise ServiceError(str(said or f"status {status}"), status)

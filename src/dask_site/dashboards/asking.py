@@ -1,0 +1,140 @@
+"""Asks the broker: on a login node by its socket, elsewhere by TLS with munge."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+from typing import Any
+
+import dask
+
+from dask_site.calls import Calls, ServiceDownError, SourceError, Where
+from dask_site.dashboards.places import Places
+
+_SECONDS = 5.0
+_LONGEST = 4 * 1024 * 1024
+_NAME = "the dashboards' broker"
+
+
+class DashboardError(Exception):
+    """What was asked for can't be had; the message says why, and what to do."""
+
+
+class BrokerDownError(DashboardError):
+    """No broker answers."""
+
+
+def places() -> Places | None:
+    """Return the places of the site that Dask is configured for; None where it has no broker."""
+    values = dask.config.get("dask_site.dashboards", None) or {}
+    if not values.get("enabled") or not values.get("domain"):
+        return None
+    return Places.of_config(values)
+
+
+def ask(where: Places | None = None, **question: Any) -> dict[str, Any]:
+    """Ask the broker something.
+
+    Parameters
+    ----------
+    where : Places, optional
+        By default those of Dask's configuration.
+    **question
+        ``op`` and what it needs.
+
+    Raises
+    ------
+    DashboardError
+        If this site has no broker, or it refuses.
+    BrokerDownError
+        If none answers.
+    """
+    where = where or places()
+    if where is None:
+        raise DashboardError(
+            "This site has no proxy for dashboards (dask_site.dashboards in its site file)"
+        )
+    said = _ask_here(where, question) if is_near(where) else ask_elsewhere(where, question)[0]
+    if "error" in said:
+        raise DashboardError(str(said["error"]))
+    return said
+
+
+def is_near(where: Places) -> bool:
+    """Return whether this is a login node, with a broker of its own."""
+    return where.control.exists()
+
+
+def connect(where: Places, question: dict[str, Any]) -> socket.socket:
+    """Send a question to this node's broker; return the connection on which it answers.
+
+    Raises
+    ------
+    OSError
+        If it does not listen.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(_SECONDS)
+        connection.connect(str(where.control))
+        connection.sendall(json.dumps(question).encode() + b"\n")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _ask_here(where: Places, question: dict[str, Any]) -> dict[str, Any]:
+    try:
+        with connect(where, question) as connection:
+            data = b""
+            while not data.endswith(b"\n") and len(data) < _LONGEST:
+                part = connection.recv(65536)
+                if not part:
+                    break
+                data += part
+        said = json.loads(data)
+    except (OSError, ValueError) as error:
+        raise BrokerDownError(
+            f"{_NAME} on this node does not answer ({error or type(error).__name__}): "
+            "systemctl status dask-dashboards says why"
+        ) from None
+    return said if isinstance(said, dict) else {}
+
+
+def brokers(where: Places) -> list[Where]:
+    """Return the brokers that wrote where they are, in any order."""
+    found = []
+    try:
+        names = [path.name for path in where.public.glob("*.json")]
+    except OSError:
+        names = []
+    for name in names:
+        try:
+            found.append(Where.read(where.public, name))
+        except ServiceDownError:
+            continue
+    random.shuffle(found)
+    return found
+
+
+def ask_elsewhere(where: Places, question: dict[str, Any]) -> tuple[dict[str, Any], Where]:
+    """Ask a broker of another node; return what it says, and which it was.
+
+    Raises
+    ------
+    BrokerDownError
+        If none answers.
+    DashboardError
+        If one refuses.
+    """
+    why = f"nothing says where it is in {where.public}"
+    for one in brokers(where):
+        try:
+            return dict(Calls(one, _NAME, _SECONDS)("POST", ("ask",), body=question)), one
+        except ServiceDownError as error:
+            why = str(error)
+        except SourceError as error:
+            raise DashboardError(str(error)) from None
+    raise BrokerDownError(f"{_NAME} does not answer: {why}")

@@ -1,0 +1,595 @@
+"""What the broker knows and decides; how it is asked stands in `control` and `web`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import pwd
+import re
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dask_site.dashboards import keys
+from dask_site.dashboards.peers import Peers, Told
+from dask_site.dashboards.places import ID, Places
+from dask_site.dashboards.registry import Cluster, RefusedError, Registry
+from dask_site.dashboards.sessions import Session, Sessions
+from dask_site.people import name_of
+from dask_site.services.access import Viewer, uid_of
+from dask_site.services.audit import AuditLog
+
+logger = logging.getLogger("dask_site")
+#: Seconds for which a cluster that says nothing is kept: a broker or a network may come back.
+PATIENCE = 45.0
+_HEAR, _TELL, _LOOK = 1.0, 10.0, 30.0
+_TOGETHER = 0.2
+_LONGEST_SHARE = 7 * 86400.0
+_NO_SHELLS = re.compile(r".*/(nologin|false)")
+_NOTHING = "There is no such dashboard, or none of yours."
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for a dashboard, as nginx has it; texts are as the browser sent them."""
+
+    cluster: str
+    cookie: str = ""
+    origin: str = ""
+    site: str = ""
+    mode: str = ""
+    dest: str = ""
+    upgrade: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether nginx may pass a request on, and where to.
+
+    Attributes
+    ----------
+    status : int
+        204, 401 (log in) or 403.
+    upstream : str
+        For ``proxy_pass``.
+    name : str
+        Which the certificate there has to have.
+    host : str
+        For the Host header.
+    view : str
+        By which the scheduler knows the connections of the session.
+    """
+
+    status: int
+    upstream: str = ""
+    name: str = ""
+    host: str = ""
+    view: str = ""
+
+
+class Broker:
+    """One login node's part of all brokers of a site.
+
+    Parameters
+    ----------
+    places : Places
+    seconds : float
+        How long a login lasts.
+    """
+
+    def __init__(
+        self, places: Places, seconds: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.places = places
+        self.peers = Peers(places.secret, places.host, clock)
+        self.registry = Registry(places.host, clock)
+        key = keys.hmac_key(places)
+        self.sessions = Sessions(key, seconds, clock, once=self.peers.first)
+        self.audit = AuditLog(places.secret / "audit")
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._locked: set[int] = set()
+        self._locked_elsewhere: frozenset[int] = frozenset()
+        self._barred: frozenset[int] = frozenset()
+        self._lines: dict[str, Callable[[dict[str, Any]], None]] = {}
+        self._addresses: dict[str, str] = {}
+        self._telling = asyncio.Lock()
+
+    # -- requests for dashboards -------------------------------------------------------------
+
+    def decide(self, asked: Asked) -> Verdict:
+        """Decide about a request for a dashboard.
+
+        A dashboard that isn't there is not told apart from one that is another's.
+        """
+        if not ID.fullmatch(asked.cluster) or not self._is_own_page(asked):
+            return Verdict(403)
+        session = self.sessions.at(asked.cookie, asked.cluster)
+        if session is None:
+            return Verdict(401)
+        cluster = self.visible(session.uid, asked.cluster)
+        if cluster is None:
+            return Verdict(403)
+        view = self.sessions.view(session.id, cluster.id)
+        return replace(self._way_to(cluster), view=view)
+
+    def _is_own_page(self, asked: Asked) -> bool:
+        """Refuse what pages of other origins have the browser ask for.
+
+        Cookies go along, as all clusters have the same site; what comes back they can't read, but
+        a WebSocket they could.
+        """
+        own = self.places.origin(asked.cluster)
+        if asked.upgrade:
+            return asked.origin == own
+        if asked.origin and asked.origin != own:
+            return False
+        if asked.site in {"", "same-origin", "none"}:
+            return True
+        return asked.mode == "navigate" and asked.dest == "document"
+
+    def visible(self, uid: int, name: str) -> Cluster | None:
+        """Return a cluster, if a user may look at it."""
+        cluster = self.registry.get(name)
+        if cluster is None or self.is_barred(uid) or self.is_barred(cluster.uid):
+            return None
+        return cluster if cluster.may_look(uid, self._clock()) else None
+
+    def _way_to(self, cluster: Cluster) -> Verdict:
+        places, host = self.places, f"{cluster.id}.{self.places.domain}"
+        if cluster.address:
+            return Verdict(204, f"https://{cluster.address}", _certified(cluster.id), host)
+        if cluster.host == places.host:
+            return Verdict(204, f"http://unix:{places.doors}/{cluster.id}.sock:", "-", host)
+        address = self._addresses.get(cluster.host)
+        if address is None:
+            return Verdict(403)
+        return Verdict(204, f"https://{address}:{places.port}", cluster.host, cluster.host)
+
+    # -- who may come in ---------------------------------------------------------------------
+
+    def is_barred(self, uid: int) -> bool:
+        """Return whether a user's account is locked, or gone."""
+        return uid in self._locked or uid in self._locked_elsewhere or uid in self._barred
+
+    def link(self, uid: int) -> str:
+        """Return the address that lets a user's browser in, once and within a minute.
+
+        Raises
+        ------
+        RefusedError
+            If the account is locked.
+        """
+        self._check(uid)
+        return f"{self.places.origin()}/login#{self.sessions.link(uid)}"
+
+    async def open(self, word: str) -> tuple[str, Session] | None:
+        """Return cookie and session of a link; it is known on disk then."""
+        uid = self.sessions.linked(word)
+        if uid is None or self.is_barred(uid):
+            return None
+        opened = await asyncio.to_thread(self.sessions.open, word)
+        if opened is not None:
+            logger.info("%s logged in", name_of(uid))
+            await self.tell()
+        return opened
+
+    def close(self, session: Session) -> None:
+        """End a session, and what it has open."""
+        self.sessions.close(session.id)
+        self._cut(session)
+        self.changed()
+
+    def log_out(self, uid: int) -> int:
+        """End all sessions of a user; return how many there were."""
+        found = self.sessions.of_user(uid)
+        for session in found:
+            self.close(session)
+        return len(found)
+
+    def lock(self, uid: int, user: str, locked: bool) -> dict[str, Any]:
+        """Keep a user out, or let him in again; for root.
+
+        Raises
+        ------
+        RefusedError
+            If the caller is not root, or there is no such user.
+        """
+        if uid != 0:
+            raise RefusedError("Only root keeps users out, or lets them in again", 403)
+        whose = _user(user)
+        if locked:
+            self._locked.add(whose)
+            ended = self.log_out(whose)
+        else:
+            self._locked.discard(whose)
+            ended = 0
+        self.changed()
+        return {"user": user, "locked": locked, "ended": ended}
+
+    def _check(self, uid: int) -> None:
+        if self.is_barred(uid):
+            raise RefusedError("Your account is locked: ask who runs the service", 403)
+
+    # -- clusters ----------------------------------------------------------------------------
+
+    def register(
+        self, uid: int, about: Mapping[str, Any], line: Callable[[dict[str, Any]], None]
+    ) -> tuple[dict[str, Any], socket.socket | None]:
+        """Take in a scheduler on this node.
+
+        Parameters
+        ----------
+        about : mapping
+            ``name``, ``kind``, ``pools``; ``id`` of one that comes back after this process or its
+            own connection ended.
+        line : callable
+            By which the scheduler is told what to cut.
+
+        Returns
+        -------
+        dict
+            What to answer.
+        socket or None
+            On which it shall listen, unless it does already.
+        """
+        self._check(uid)
+        again = self._back(uid, about.get("id"), "")
+        if again is not None and (self.places.doors / f"{again.id}.sock").is_socket():
+            self._lines[again.id] = line
+            self.registry.change(again.id, lost=0.0)
+            return self._told(again), None
+        cluster = again or self.registry.new(uid, about)
+        try:
+            listener = _door(self.places.doors / f"{cluster.id}.sock")
+        except OSError:
+            self.registry.drop(cluster.id)
+            raise
+        self._lines[cluster.id] = line
+        self._note("register", cluster)
+        return self._told(cluster), listener
+
+    def register_job(
+        self,
+        uid: int,
+        about: Mapping[str, Any],
+        ip: str,
+        line: Callable[[dict[str, Any]], None],
+    ) -> dict[str, Any]:
+        """Take in a scheduler on another node, at the address from which it calls.
+
+        Only nginx connects there, and sends nothing to whoever lacks the certificate that is
+        returned here.
+
+        Raises
+        ------
+        RefusedError
+            If the port is none, or the request for a certificate is not right.
+        """
+        self._check(uid)
+        port = about.get("port")
+        if isinstance(port, bool) or not isinstance(port, int) or not 1024 <= port <= 65535:
+            raise RefusedError("port must be a number from 1024 to 65535")
+        try:
+            parsed = ipaddress.ip_address(ip)
+        except ValueError:
+            raise RefusedError("nobody can say from where this comes", 403) from None
+        address = f"[{parsed}]:{port}" if parsed.version == 6 else f"{parsed}:{port}"
+        asked = about.get("request")
+        again = self._back(uid, about.get("id"), address) or self._adopted(uid, about, address)
+        cluster = again or self.registry.new(uid, about, address)
+        try:
+            certificate = keys.certify(self.places, str(asked), _certified(cluster.id))
+        except ValueError as error:
+            if again is None:
+                self.registry.drop(cluster.id)
+            raise RefusedError(str(error)) from None
+        self._lines[cluster.id] = line
+        cluster = self.registry.change(cluster.id, lost=0.0, address=address)
+        self._note("register", cluster)
+        proxies = (self.places.public / "proxies.pem").read_text()
+        return {**self._told(cluster), "certificate": certificate, "proxies": proxies}
+
+    def _back(self, uid: int, name: Any, address: str) -> Cluster | None:
+        cluster = self.registry.own.get(name) if isinstance(name, str) else None
+        if cluster is None or cluster.uid != uid or bool(cluster.address) != bool(address):
+            return None
+        return cluster
+
+    def _adopted(self, uid: int, about: Mapping[str, Any], address: str) -> Cluster | None:
+        """Take over a job's cluster from a login node that is down."""
+        name = about.get("id")
+        cluster = self.registry.others.get(name) if isinstance(name, str) else None
+        if cluster is None or cluster.uid != uid or not cluster.address:
+            return None
+        mine = replace(cluster, host=self.places.host, address=address, lost=0.0)
+        self.registry.own[mine.id] = mine
+        del self.registry.others[mine.id]
+        return mine
+
+    def _told(self, cluster: Cluster) -> dict[str, Any]:
+        self.changed()
+        return {"id": cluster.id, "url": f"{self.places.origin(cluster.id)}/status"}
+
+    def lost(self, name: str, line: Callable[[dict[str, Any]], None]) -> None:
+        """Note that nothing is heard any more of a cluster, unless it has come back already."""
+        if self._lines.get(name) is line:
+            del self._lines[name]
+            if name in self.registry.own:
+                self.registry.change(name, lost=self._clock())
+                self.changed()
+
+    def forget(self, name: str) -> None:
+        """Forget a cluster that has ended."""
+        cluster = self.registry.drop(name)
+        self._lines.pop(name, None)
+        if cluster is not None:
+            with contextlib.suppress(OSError):
+                (self.places.doors / f"{name}.sock").unlink()
+            self._note("end", cluster)
+            self.changed()
+
+    def own(self, uid: int, name: Any) -> Cluster:
+        """Return a cluster of a user by its id or its name.
+
+        Raises
+        ------
+        RefusedError
+            404 if there is none; 400 if several have the name, or another login node has it.
+        """
+        mine = [c for c in self.registry.seen_by(uid) if c.uid == uid]
+        found = [c for c in mine if c.id == name] or [c for c in mine if c.name == name]
+        if not found:
+            raise RefusedError("You have no such cluster: dask-site dashboards lists them", 404)
+        if len(found) > 1:
+            some = ", ".join(c.id for c in found[:5])
+            raise RefusedError(f"Several of your clusters have this name, take the id: {some}")
+        if found[0].id not in self.registry.own:
+            raise RefusedError(f"Its broker is on {found[0].host}: call this there")
+        return found[0]
+
+    def share(self, uid: int, name: Any, user: Any, seconds: Any) -> dict[str, Any]:
+        """Let another look at a cluster; with 0 s, no longer.
+
+        Raises
+        ------
+        RefusedError
+            If there is no such cluster or user, or the time is none.
+        """
+        cluster = self.own(uid, name)
+        whose = _user(user)
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not number or not 0 <= seconds <= _LONGEST_SHARE:
+            raise RefusedError("a dashboard can be shared for up to 7 days")
+        if whose == uid:
+            raise RefusedError("It is yours already")
+        self._note("share" if seconds else "unshare", cluster, user_asked=user, seconds=seconds)
+        cluster = self.registry.share(cluster.id, whose, seconds)
+        if not seconds:
+            for session in self.sessions.of_user(whose):
+                self._send(cluster.id, session)
+        self.changed()
+        return {"id": cluster.id, "user": user, "until": cluster.shares.get(whose)}
+
+    def listed(self, uid: int) -> list[dict[str, Any]]:
+        """Return what a user may look at, as JSON-ready values."""
+        now = self._clock()
+        return [
+            {
+                "id": c.id,
+                "name": c.name,
+                "kind": c.kind,
+                "pools": list(c.pools),
+                "owner": name_of(c.uid),
+                "host": c.host,
+                "node": c.node,
+                "begun": c.begun,
+                "silent": bool(c.lost),
+                "url": f"{self.places.origin(c.id)}/status",
+                "until": None if c.uid == uid else c.shares.get(uid),
+                "shares": {name_of(u): t for u, t in c.shares.items() if t > now}
+                if c.uid == uid
+                else {},
+            }
+            for c in self.registry.seen_by(uid)
+        ]
+
+    def _note(self, what: str, cluster: Cluster, **more: Any) -> None:
+        viewer = Viewer(name_of(cluster.uid), cluster.uid)
+        try:
+            self.audit.note(viewer, what, cluster=cluster.id, name=cluster.name, **more)
+        except OSError as error:
+            logger.warning("The audit log can't be written: %s", error)
+            if what == "share":
+                why = "The audit log can't be written: nothing is shared"
+                raise RefusedError(why, 503) from None
+
+    # -- cutting what is open ----------------------------------------------------------------
+
+    def _cut(self, session: Session) -> None:
+        for name in list(self._lines):
+            self._send(name, session)
+
+    def _send(self, name: str, session: Session) -> None:
+        line = self._lines.get(name)
+        if line is not None:
+            line({"cut": [self.sessions.view(session.id, name)]})
+
+    # -- what goes on beside -----------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Take over what this broker knew before it was started anew."""
+        told = self.peers.own()
+        if told is None:
+            return
+        now = self._clock()
+        self.sessions.restore(told.sessions, told.closed)
+        self._locked = set(told.locked)
+        for cluster in told.clusters:
+            self.registry.own[cluster.id] = replace(cluster, lost=cluster.lost or now)
+        known = {f"{name}.sock" for name in self.registry.own}
+        with contextlib.suppress(OSError):
+            for path in self.places.doors.iterdir():
+                if path.name not in known:
+                    path.unlink()
+
+    def changed(self) -> None:
+        """Have the others told soon."""
+        self._changed.set()
+
+    async def tell(self) -> None:
+        """Tell the others, now; what can't be written is tried again."""
+        async with self._telling:
+            self._changed.clear()
+            said: dict[str, Any] = {
+                **self.sessions.told(),
+                "clusters": [c.to_dict() for c in self.registry.own.values()],
+                "locked": sorted(self._locked),
+            }
+            try:
+                await asyncio.to_thread(self.peers.tell, said)
+            except OSError as error:
+                logger.warning("%s can't be written to: %s", self.places.secret, error)
+
+    async def run(self) -> None:
+        """Do what has to be done again and again, until cancelled."""
+        await asyncio.gather(self._tells(), self._hears(), self._looks(), self._tidies())
+
+    async def _tells(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _TELL)
+                await asyncio.sleep(_TOGETHER)
+            await self.tell()
+
+    async def _hears(self) -> None:
+        while True:
+            await self.hear()
+            await asyncio.sleep(_HEAR)
+
+    async def hear(self) -> None:
+        """Take in what the others tell, and let go what has ended."""
+        told = await asyncio.to_thread(self.peers.others)
+        now = self._clock()
+        there = [one for one in told if one.is_there(now)]
+        await self._find(there)
+        # A job's cluster outlives the login node that knew it; one on a node that is down does not.
+        self.registry.heard(
+            c for one in told for c in one.clusters if one.is_there(now) or c.address
+        )
+        self._locked_elsewhere = frozenset().union(*(one.locked for one in told))
+        before = {s.id: s for s in self.sessions.all()}
+        ended = self.sessions.heard(
+            [s for one in told for s in one.sessions], [c for one in told for c in one.closed]
+        )
+        for name in [*ended, *self.sessions.expired()]:
+            if name in before:
+                self._cut(before[name])
+        for uid in {s.uid for s in before.values() if self.is_barred(s.uid)}:
+            self.log_out(uid)
+        for cluster in self.registry.silent(PATIENCE):
+            self.forget(cluster.id)
+        self._end_shares(now)
+
+    def _end_shares(self, now: float) -> None:
+        for cluster in list(self.registry.own.values()):
+            for uid in [uid for uid, until in cluster.shares.items() if until <= now]:
+                self.registry.share(cluster.id, uid, 0)
+                for session in self.sessions.of_user(uid):
+                    self._send(cluster.id, session)
+                self.changed()
+
+    async def _find(self, there: list[Told]) -> None:
+        for one in there:
+            if one.host not in self._addresses:
+                with contextlib.suppress(OSError):
+                    found = await asyncio.to_thread(socket.getaddrinfo, one.host, None)
+                    ip = str(found[0][4][0])
+                    self._addresses[one.host] = f"[{ip}]" if ":" in ip else ip
+
+    async def _looks(self) -> None:
+        while True:
+            uids = {s.uid for s in self.sessions.all()}
+            uids |= {c.uid for c in self.registry.own.values()}
+            self._barred = await asyncio.to_thread(_unusable, uids)
+            await asyncio.sleep(_LOOK)
+
+    async def _tidies(self) -> None:
+        while True:
+            await asyncio.to_thread(self.peers.tidy, 600.0)
+            await asyncio.sleep(3600)
+
+
+def _certified(name: str) -> str:
+    """Return what a dashboard in a job proves to be; no browser and no node has such a name."""
+    return f"{name}.clusters.dask-site.invalid"
+
+
+def _unusable(uids: set[int]) -> frozenset[int]:
+    """Return the users whose accounts are gone, or can't log in."""
+    found = set()
+    for uid in uids:
+        try:
+            shell = pwd.getpwuid(uid).pw_shell
+        except KeyError:
+            found.add(uid)
+        else:
+            if _NO_SHELLS.fullmatch(shell):
+                found.add(uid)
+    return frozenset(found)
+
+
+def _user(given: Any) -> int:
+    uid = uid_of(given) if isinstance(given, str) and given else None
+    if uid is None:
+        raise RefusedError("there is no such user", 404)
+    return uid
+
+
+def _door(path: Path) -> socket.socket:
+    """Return a socket that listens where nginx alone gets in."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o660)
+        # The folder is of nginx's group, and gives it to what is made there.
+        listener.listen(128)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+    return listener
+
+
+def listen(path: Path, mode: int) -> socket.socket:
+    """Return a listening socket in the place of one that was left there.
+
+    Raises
+    ------
+    OSError
+        If it can't be made.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        beside.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        listener.setblocking(False)
+        listener.bind(str(beside))
+        beside.chmod(mode)
+        listener.listen(512)
+        beside.replace(path)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

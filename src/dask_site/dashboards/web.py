@@ -1,0 +1,423 @@
+"""What browsers ask the broker, through nginx, and what jobs on other nodes ask."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from tornado.web import HTTPError, RequestHandler, StaticFileHandler
+
+from dask_site.dashboards.broker import Asked, Broker
+from dask_site.dashboards.control import answer
+from dask_site.dashboards.places import ID
+from dask_site.dashboards.registry import RefusedError
+from dask_site.dashboards.sessions import COOKIE, Session
+from dask_site.identity import MungeError, requesting_user
+from dask_site.people import name_of
+from dask_site.web.rendering import STATIC, render
+
+logger = logging.getLogger("dask_site")
+_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: browsers would send no Origin with a form then.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-store",
+    "Server": "dask-site",
+}
+_WAIT = 25.0
+_PAGES = ("status", "workers", "tasks", "graph")
+_PATH = re.compile(r"/[A-Za-z0-9/_.-]{0,200}")
+
+
+class Handler(RequestHandler):
+    """Base of all."""
+
+    @property
+    def broker(self) -> Broker:
+        """The broker."""
+        broker: Broker = self.settings["broker"]
+        return broker
+
+    def set_default_headers(self) -> None:
+        """See tornado."""
+        for name, value in _HEADERS.items():
+            self.set_header(name, value)
+
+    @property
+    def session(self) -> Session | None:
+        """Of the browser, with the pages of the login nodes."""
+        session = self.broker.sessions.of(self.get_cookie(COOKIE) or "")
+        return None if session is None or self.broker.is_barred(session.uid) else session
+
+    def check_origin(self) -> None:
+        """Refuse what another site's page has the browser send."""
+        if self.request.headers.get("Origin", "") != self.broker.places.origin():
+            raise HTTPError(403)
+
+    def form(self, name: str) -> str:
+        """Return a field of the form that was sent."""
+        return str(self.get_body_argument(name, ""))
+
+    def page(self, template: str, code: int = 200, **values: Any) -> None:
+        """Send a page."""
+        self.set_status(code)
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.finish(render(template, site=self.settings["site"], **values))
+
+    def set_login(self, name: str, value: str, session: Session) -> None:
+        """Have the browser keep the word of a session as long as that lasts."""
+        self.set_cookie(
+            name,
+            value,
+            path="/",
+            secure=True,
+            httponly=True,
+            samesite="Lax",
+            max_age=max(1, int(session.until - time.time())),
+        )
+
+    def write_error(self, status_code: int, **_: Any) -> None:
+        """Send what was wrong as a page."""
+        self.page("door_problem.html", status_code, status=status_code, user="")
+
+
+class Auth(Handler):
+    """Tells nginx whether a request for a dashboard may pass."""
+
+    def get(self) -> None:
+        """Answer."""
+        given = self.request.headers.get
+        verdict = self.broker.decide(
+            Asked(
+                cluster=given("X-Dask-Cluster", ""),
+                cookie=self.get_cookie(COOKIE) or "",
+                origin=given("X-Dask-Origin", ""),
+                site=given("X-Dask-Site", ""),
+                mode=given("X-Dask-Mode", ""),
+                dest=given("X-Dask-Dest", ""),
+                upgrade=given("X-Dask-Upgrade", ""),
+            )
+        )
+        self.clear()
+        self.set_status(verdict.status)
+        if verdict.status == 204:
+            for name in ("upstream", "name", "host", "view"):
+                self.set_header(f"X-Dask-{name.title()}", getattr(verdict, name))
+        self.finish()
+
+
+class LoginPage(Handler):
+    """Where a link from the command line leads; its word stands behind #, where no log sees it."""
+
+    def get(self) -> None:
+        """Answer."""
+        session = self.session
+        user = "" if session is None else name_of(session.uid)
+        self.page("door_login.html", user=user)
+
+    async def post(self) -> None:
+        """Let the browser in; or say, before that, as whom."""
+        self.check_origin()
+        word = self.form("word")
+        if self.form("who"):
+            uid = self.broker.sessions.linked(word)
+            self.set_header("Content-Type", "application/json")
+            self.set_status(200 if uid is not None else 403)
+            self.finish(json.dumps({"user": None if uid is None else name_of(uid)}))
+            return
+        opened = await self.broker.open(word)
+        if opened is None:
+            self.page("door_login.html", 403, user="", used=True)
+            return
+        cookie, session = opened
+        before = self.session
+        if before is not None:
+            self.broker.close(before)  # who logs in anew, perhaps as another, leaves none behind
+        self.set_login(COOKIE, cookie, session)
+        self.redirect("/", status=303)
+
+
+class LogoutPage(Handler):
+    """Ends the session."""
+
+    def post(self) -> None:
+        """Answer."""
+        self.check_origin()
+        session = self.session
+        if session is not None:
+            self.broker.close(session)
+        self.clear_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Lax")
+        self.redirect("/login", status=303)
+
+
+class ListPage(Handler):
+    """The user's clusters."""
+
+    def get(self) -> None:
+        """Answer."""
+        session = self.session
+        if session is None:
+            self.redirect("/login", status=303)
+            return
+        listed = self.broker.listed(session.uid)
+        for one in listed:
+            one["since"] = datetime.fromtimestamp(one["begun"], UTC)
+            one["ends"] = one["until"] and datetime.fromtimestamp(one["until"], UTC)
+        self.page(
+            "door_list.html",
+            user=name_of(session.uid),
+            pages=lambda one: [*_PAGES[:1], *(["pools"] if one["pools"] else []), *_PAGES[1:]],
+            mine=[one for one in listed if one["until"] is None],
+            shared=[one for one in listed if one["until"] is not None],
+        )
+
+
+class Ticket(Handler):
+    """Sends a browser that is logged in on to a cluster's origin, with a word that works once."""
+
+    def get(self) -> None:
+        """Answer."""
+        session = self.session
+        name, path = self.get_query_argument("cluster", ""), self.get_query_argument("path", "/")
+        if session is None:
+            self.redirect("/login", status=303)
+            return
+        cluster = self.broker.visible(session.uid, name) if ID.fullmatch(name) else None
+        if cluster is None:
+            raise HTTPError(403)
+        if not _PATH.fullmatch(path) or path.startswith("//"):
+            path = "/status"
+        ticket = self.broker.sessions.ticket(session, name)
+        origin = self.broker.places.origin(name)
+        self.redirect(f"{origin}/_dask-site/in?word={ticket}&path={path}", status=303)
+
+
+class Arrival(Handler):
+    """Takes the ticket at the cluster's origin."""
+
+    def get(self) -> None:
+        """Answer."""
+        cluster = self.request.headers.get("X-Dask-Cluster", "")
+        cookie = self.broker.sessions.redeem(self.get_query_argument("word", ""), cluster)
+        session = self.broker.sessions.at(cookie, cluster) if cookie else None
+        if cookie is None or session is None:
+            raise HTTPError(403)
+        path = self.get_query_argument("path", "/")
+        self.set_login(COOKIE, cookie, session)
+        allowed = _PATH.fullmatch(path) and not path.startswith("//")
+        self.redirect(path if allowed else "/status", status=303)
+
+
+class Questions(Handler):
+    """What processes on other nodes ask, whose users munge vouches for."""
+
+    async def post(self) -> None:
+        """Answer."""
+        uid = await self._user()
+        asked = self._asked()
+        if asked.get("op") == "register":
+            ip = self.request.headers.get("X-Real-IP", "")
+            said = self._registered(uid, asked, ip)
+        else:
+            said = await answer(self.broker, uid, asked)
+        self.set_status(int(said.pop("status", 200)))
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(said))
+
+    async def _user(self) -> int:
+        scheme, _, credential = self.request.headers.get("Authorization", "").partition(" ")
+        if scheme.upper() != "MUNGE":
+            raise HTTPError(401)
+        request = self.request
+        meant = (self.broker.places.host, "POST", str(request.uri), request.body)
+        try:
+            return await asyncio.to_thread(requesting_user, credential.strip(), *meant)
+        except MungeError as error:
+            logger.info("A credential of munge is refused: %s", error)
+            raise HTTPError(401) from None
+
+    def _asked(self) -> dict[str, Any]:
+        try:
+            asked = json.loads(self.request.body)
+        except (ValueError, RecursionError):
+            raise HTTPError(400) from None
+        if not isinstance(asked, dict):
+            raise HTTPError(400)
+        return asked
+
+    def _registered(self, uid: int, asked: dict[str, Any], ip: str) -> dict[str, Any]:
+        calls: Calls = self.settings["calls"]
+        word = secrets.token_urlsafe(32)
+        lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue(1000)
+
+        def line(what: dict[str, Any]) -> None:
+            with contextlib.suppress(asyncio.QueueFull):
+                lines.put_nowait(what)
+
+        try:
+            said = self.broker.register_job(uid, asked, ip, line)
+        except RefusedError as error:
+            return {"error": str(error), "status": error.status}
+        calls.begin(word, said["id"], line, lines)
+        return {**said, "word": word}
+
+    def write_error(self, status_code: int, **_: Any) -> None:
+        """Send what was wrong as JSON."""
+        known = {
+            400: "the request is no JSON object",
+            401: "a credential of munge for this very request is needed",
+        }
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps({"error": known.get(status_code, "something went wrong here")}))
+
+
+class Waiting(Questions):
+    """Where a scheduler on another node hears what to cut; while it asks, it is there."""
+
+    async def post(self) -> None:
+        """Answer when there is something, or after 25 s."""
+        asked = self._asked()
+        calls: Calls = self.settings["calls"]
+        word = asked.get("word")
+        said = await calls.wait(word if isinstance(word, str) else "", bool(asked.get("end")))
+        self.set_status(200 if said is not None else 404)
+        self.set_header("Content-Type", "application/json")
+        await self.finish(json.dumps({"error": "unknown"} if said is None else said))
+
+
+class Calls:
+    """The schedulers on other nodes that call again and again."""
+
+    def __init__(self, broker: Broker, patience: float = 2 * _WAIT) -> None:
+        self._broker = broker
+        self._patience = patience
+        self._known: dict[bytes, _Call] = {}
+
+    def begin(
+        self,
+        word: str,
+        cluster: str,
+        line: Callable[[dict[str, Any]], None],
+        lines: asyncio.Queue[dict[str, Any]],
+    ) -> None:
+        """Await the calls of a scheduler, which shows this word."""
+        for key in [key for key, call in self._known.items() if call.cluster == cluster]:
+            self._known.pop(key).stop()
+        call = _Call(cluster, line, lines)
+        self._known[_hash(word)] = call
+        self._rest(_hash(word), call)
+
+    async def wait(self, word: str, ended: bool) -> dict[str, Any] | None:
+        """Return what the scheduler is told, None if nobody knows it."""
+        key = _hash(word)
+        call = self._known.get(key)
+        if call is None or call.cluster not in self._broker.registry.own:
+            return None
+        call.stop()
+        if ended:
+            del self._known[key]
+            self._broker.forget(call.cluster)
+            return {}
+        cut: list[str] = []
+        try:
+            with contextlib.suppress(TimeoutError):
+                cut += (await asyncio.wait_for(call.lines.get(), _WAIT))["cut"]
+            while not call.lines.empty():
+                cut += call.lines.get_nowait()["cut"]
+        finally:
+            if self._known.get(key) is call:
+                self._rest(key, call)
+        return {"cut": cut}
+
+    def _rest(self, key: bytes, call: _Call) -> None:
+        call.stop()
+
+        def gone() -> None:
+            if self._known.pop(key, None) is not None:
+                self._broker.lost(call.cluster, call.line)
+
+        call.timer = asyncio.get_running_loop().call_later(self._patience, gone)
+
+
+class _Call:
+    def __init__(
+        self,
+        cluster: str,
+        line: Callable[[dict[str, Any]], None],
+        lines: asyncio.Queue[dict[str, Any]],
+    ) -> None:
+        self.cluster = cluster
+        self.line = line
+        self.lines = lines
+        self.timer: asyncio.TimerHandle | None = None
+
+    def stop(self) -> None:
+        """Wait no longer for its next call."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class Health(Handler):
+    """Says that it is there."""
+
+    def get(self) -> None:
+        """Answer."""
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps({"clusters": len(self.broker.registry.own)}))
+
+
+class Nothing(Handler):
+    """Answers for what isn't there."""
+
+    def prepare(self) -> None:
+        """Answer at once."""
+        raise HTTPError(404)
+
+
+class Static(StaticFileHandler):
+    """Styles and scripts."""
+
+    def set_extra_headers(self, path: str) -> None:
+        """See tornado."""
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Server", "dask-site")
+        if "v" in self.request.arguments or path:
+            self.set_header("Cache-Control", "max-age=86400")
+
+
+def rules() -> list[Any]:
+    """Return tornado's rules. What begins with /internal nginx passes on from itself alone."""
+    return [
+        (r"/internal/auth", Auth),
+        (r"/internal/health", Health),
+        (r"/_dask-site/in", Arrival),
+        (r"/api/v1/ask", Questions),
+        (r"/api/v1/wait", Waiting),
+        (r"/login", LoginPage),
+        (r"/logout", LogoutPage),
+        (r"/ticket", Ticket),
+        (r"/static/([a-z_]+\.(?:css|js|svg))", Static, {"path": str(STATIC)}),
+        (r"/", ListPage),
+    ]
+
+
+def _hash(word: str) -> bytes:
+    return hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,35 @@
+// A dashboard whose connection ends loads anew as soon as it can: after a restart, or when the
+// network was away. Bokeh itself does not.
+"use strict";
+
+(() => {
+  const Plain = window.WebSocket;
+  let waiting = false;
+
+  async function wait() {
+    if (waiting) return;
+    waiting = true;
+    for (let tries = 0; tries < 3600; tries++) {
+      await new Promise((done) => setTimeout(done, 1000));
+      try {
+        const answer = await fetch("/health", { cache: "no-store", redirect: "manual" });
+        if (answer.ok || answer.status === 401 || answer.status === 403) break;
+      } catch {
+        // Nothing answers yet.
+      }
+    }
+    location.reload();
+  }
+
+  window.WebSocket = class extends Plain {
+    constructor(...given) {
+      super(...given);
+      let opened = false;
+      this.addEventListener("open", () => { opened = true; });
+      this.addEventListener("close", () => { if (opened && !leaving) wait(); });
+    }
+  };
+  let leaving = false;
+  addEventListener("pagehide", () => { leaving = true; });
+  addEventListener("pageshow", () => { leaving = false; });
+})();

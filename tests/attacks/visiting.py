@@ -1,0 +1,175 @@
+"""A browser's part in HTTP, with nothing that a browser would refuse to send."""
+
+import base64
+import http.client
+import os
+import re
+import socket
+import ssl
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit
+
+COOKIE = "__Host-dask-site"
+PORT = 8443
+_SECONDS = 15
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, list[str]]
+    body: bytes
+
+    @property
+    def text(self):
+        return self.body.decode("utf-8", "replace")
+
+    def header(self, name):
+        found = self.headers.get(name.lower(), [])
+        return found[0] if found else None
+
+
+@dataclass
+class Visitor:
+    """Somebody who calls the proxy of a login node, as one browser.
+
+    Parameters
+    ----------
+    address : str
+        Of the login node, which no DNS knows here.
+    authority : path
+        The certificate of who vouches for the proxy.
+    """
+
+    address: str
+    authority: Path
+    domain: str
+    cookies: dict[str, str] = field(default_factory=dict)
+
+    def origin(self, cluster=""):
+        name = f"{cluster}.{self.domain}" if cluster else self.domain
+        return f"https://{name}:{PORT}"
+
+    def request(self, url, method="GET", body=None, headers=None, cookie=True, address=None):
+        """Send one request; keep a cookie that comes back."""
+        parts = urlsplit(url)
+        sent = {"Host": parts.netloc, **(headers or {})}
+        if cookie and parts.hostname in self.cookies and "Cookie" not in sent:
+            sent["Cookie"] = f"{COOKIE}={self.cookies[parts.hostname]}"
+        if body is not None:
+            sent.setdefault("Content-Type", "application/x-www-form-urlencoded")
+        connection = self.connection(parts.hostname, address)
+        target = parts.path or "/"
+        target += f"?{parts.query}" if parts.query else ""
+        try:
+            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            for name, value in sent.items():
+                connection.putheader(name, value)
+            if body is not None:
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            headers_in = {}
+            for name, value in answer.getheaders():
+                headers_in.setdefault(name.lower(), []).append(value)
+            found = Answer(answer.status, headers_in, answer.read())
+        finally:
+            connection.close()
+        self._keep(parts.hostname, found)
+        return found
+
+    def connection(self, hostname, address=None):
+        """Return a connection on which anything can be sent, that names a host."""
+        connection = http.client.HTTPSConnection(hostname, PORT, timeout=_SECONDS)
+        connection.sock = self.stream(hostname, address)
+        return connection
+
+    def stream(self, hostname, address=None, **files):
+        """Return a stream with TLS to the proxy."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        if files:
+            context.load_cert_chain(**files)
+        plain = socket.create_connection((address or self.address, PORT), _SECONDS)
+        try:
+            return context.wrap_socket(plain, server_hostname=hostname)
+        except BaseException:
+            plain.close()
+            raise
+
+    def log_in(self, link):
+        """Use a link of the command line, as its page does."""
+        word = urlsplit(link).fragment
+        headers = {"Origin": self.origin()}
+        body = urlencode({"word": word}).encode()
+        return self.request(f"{self.origin()}/login", "POST", body, headers)
+
+    def go(self, url, **more):
+        """Open a page as a click does, wherever it leads."""
+        for _ in range(5):
+            answer = self.request(url, headers=NAVIGATION, **more)
+            to = answer.header("location")
+            if answer.status not in {301, 302, 303, 307} or not to:
+                return answer
+            parts = urlsplit(url)
+            url = to if to.startswith("https:") else f"{parts.scheme}://{parts.netloc}{to}"
+        raise AssertionError(f"it leads in a circle: {url}")
+
+    def websocket(self, cluster, path="/status/ws", origin=None, cookie=None, address=None):
+        """Ask for a WebSocket; return (status, stream)."""
+        hostname = f"{cluster}.{self.domain}"
+        stream = self.stream(hostname, address)
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = [
+            f"GET {path} HTTP/1.1",
+            f"Host: {hostname}:{PORT}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Key: {key}",
+            "Sec-WebSocket-Version: 13",
+        ]
+        if origin is None:
+            origin = self.origin(cluster)
+        if origin:
+            lines.append(f"Origin: {origin}")
+        word = self.cookies.get(hostname) if cookie is None else cookie
+        if word:
+            lines.append(f"Cookie: {COOKIE}={word}")
+        stream.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            part = stream.recv(4096)
+            if not part:
+                break
+            head += part
+        found = re.match(rb"HTTP/1.1 (\d+)", head)
+        return (int(found[1]) if found else 0), stream
+
+    def curl(self, url, *arguments, cookie=True):
+        """Send a request over HTTP/2; return (status, text)."""
+        parts = urlsplit(url)
+        command = ["curl", "--http2", "--silent", "--include", "--path-as-is", "--max-time", "15"]
+        command += ["--cacert", str(self.authority)]
+        command += ["--connect-to", f"::{self.address}:"]
+        if cookie and parts.hostname in self.cookies:
+            command += ["--cookie", f"{COOKIE}={self.cookies[parts.hostname]}"]
+        done = subprocess.run([*command, *arguments, url], capture_output=True)
+        text = done.stdout.decode("utf-8", "replace")
+        found = re.match(r"HTTP/2 (\d+)", text)
+        return (int(found[1]) if found else 0), text
+
+    def _keep(self, hostname, answer):
+        for line in answer.headers.get("set-cookie", []):
+            name, _, rest = line.partition("=")
+            value = rest.partition(";")[0]
+            if name == COOKIE:
+                if value.strip('"'):
+                    self.cookies[hostname] = value
+                else:
+                    self.cookies.pop(hostname, None)
+
+
+NAVIGATION = {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
