@@ -36,8 +36,9 @@ def render_site_yaml(site: Site) -> str:
         from dask_site.dashboards.places import Places
 
         # A scheduler behind the proxy says the name of its origin where others say a port.
-        distributed["dashboard"] = {"link": f"{Places.of_site(site).origin('{port}')}/status"}
-        origins = [f"*.{site.dashboards.domain}"]
+        places = Places.of_site(site)
+        distributed["dashboard"] = {"link": f"{places.origin('{port}')}/status"}
+        origins = [places.origin("*").removeprefix("https://")]
         distributed["scheduler"]["dashboard"] = {
             "bokeh-application": {"allow_websocket_origin": origins}
         }

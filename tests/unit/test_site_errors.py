@@ -25,7 +25,7 @@ GOOD = """\
 """
 SITE_KEYS = (
     "schema, name, resource_manager, account, default_pool, escalate, pools, scheduler, "
-    "state_dir, prologue, history, environment"
+    "state_dir, prologue, history, dashboards, environment"
 )
 ROLES = "write the value itself, or check the resolved inventory with the roles of dask-site"
 

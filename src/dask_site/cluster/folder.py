@@ -129,29 +129,4 @@ def refuse_unsafe(folder: Path) -> None:
         raise ClusterError(f"{folder} does not belong to you. {_MEND}")
 
 
-def refuse_foreign_scratch(folder: Path) -> None:
-    """Refuse a worker's folder, or the one it is in, if another made it or all can write to it.
-
-    Distributed takes a ``dask-scratch-space`` that is there already, whoever put it into /tmp.
-
-    Raises
-    ------
-    ClusterError
-        If it is so.
-    """
-    for place in (folder, folder.parent):
-        try:
-            status = place.lstat()
-        except FileNotFoundError:
-            continue
-        open_to_all = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
-        if status.st_uid not in {os.getuid(), 0} or open_to_all or stat.S_ISLNK(status.st_mode):
-            raise ClusterError(
-                f"{place} belongs to user number {status.st_uid} (mode "
-                f"{stat.S_IMODE(status.st_mode):04o}): others could put code in place of what your "
-                "workers spill there. Have them use a folder of your own: "
-                "export DASK_TEMPORARY_DIRECTORY=$HOME/.cache/dask"
-            )
-
-
 _MEND = "Name a folder of your own as `state_dir`, or run chmod go-w on that one if it is yours."

@@ -1,23 +1,32 @@
 """Preload for any kind of cluster: keys and scratch of its owner's own, sound TLS, no open port."""
 
+import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
-from dask_site import own_keys
-from dask_site.cluster.folder import refuse_foreign_scratch
-from dask_site.cluster.tls import use_clean_sockets
-from dask_site.dashboards import asking, serving
+from dask_site.cluster import scratch
+
+scratch.check()  # before anything else is imported: it may be from there
+
+from dask_site import own_keys  # noqa: E402
+from dask_site.cluster.errors import ClusterError  # noqa: E402
+from dask_site.cluster.tls import use_clean_sockets  # noqa: E402
+from dask_site.dashboards import asking, serving  # noqa: E402
 
 own_keys.check()  # before anything listens; who makes the process hears of it
 use_clean_sockets()
-serving.refuse_jupyter()
+serving.refuse_plain()
 _places = asking.places()
 if _places is not None:
     serving.install(_places)
 
 
 def dask_setup(node: Any) -> None:
-    """Refuse scratch that is another's: what is spilled there is run when it is read."""
+    """Close a node whose scratch is another's: what is raised here distributed only logs."""
     used = getattr(node, "local_directory", None)
-    if used:
-        refuse_foreign_scratch(Path(used))
+    try:
+        scratch.check_folder(Path(used or "/"))
+    except ClusterError as error:
+        logging.getLogger("dask_site").error("%s", error)
+        node.closing = asyncio.ensure_future(node.close())

@@ -30,6 +30,7 @@ logger = logging.getLogger("dask_site")
 PATIENCE = 45.0
 _HEAR, _TELL, _LOOK = 1.0, 10.0, 30.0
 _TOGETHER = 0.2
+_AGAIN = 0.3
 _LONGEST_SHARE = 7 * 86400.0
 _NO_SHELLS = re.compile(r".*/(nologin|false)")
 _NOTHING = "There is no such dashboard, or none of yours."
@@ -100,6 +101,7 @@ class Broker:
         self._lines: dict[str, Callable[[dict[str, Any]], None]] = {}
         self._addresses: dict[str, str] = {}
         self._telling = asyncio.Lock()
+        self._heard = -_AGAIN
 
     # -- requests for dashboards -------------------------------------------------------------
 
@@ -315,7 +317,15 @@ class Broker:
 
     def _told(self, cluster: Cluster) -> dict[str, Any]:
         self.changed()
-        return {"id": cluster.id, "url": f"{self.places.origin(cluster.id)}/status"}
+        now = self._clock()
+        # What ended while nobody could tell the scheduler is not among these.
+        keep = [
+            self.sessions.view(session.id, cluster.id)
+            for session in self.sessions.all()
+            if self.sessions.get(session.id) and cluster.may_look(session.uid, now)
+        ]
+        url = f"{self.places.origin(cluster.id)}/status"
+        return {"id": cluster.id, "url": url, "keep": keep}
 
     def lost(self, name: str, line: Callable[[dict[str, Any]], None]) -> None:
         """Note that nothing is heard any more of a cluster, unless it has come back already."""
@@ -496,6 +506,13 @@ class Broker:
         for cluster in self.registry.silent(PATIENCE):
             self.forget(cluster.id)
         self._end_shares(now)
+
+    async def hear_again(self) -> None:
+        """Hear of a session that another node may have opened just now."""
+        now = time.monotonic()
+        if now - self._heard > _AGAIN:
+            self._heard = now
+            await self.hear()
 
     def _end_shares(self, now: float) -> None:
         for cluster in list(self.registry.own.values()):

@@ -46,6 +46,7 @@ async def serve(site: Site, places: Places | None = None) -> None:
         loop.add_signal_handler(number, stop.set)
     try:
         broker = _prepared(site, places)
+        await broker.hear()  # before schedulers are told whom to let go on
         server, control = _listening(site, places, broker)
         write_whole(places.public / f"{places.host}.json", _where(places), 0o644)
     except (OSError, ValueError) as error:

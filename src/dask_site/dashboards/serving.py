@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dask
 from distributed.http.routing import RoutingApplication
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
@@ -60,9 +61,17 @@ def close_workers() -> None:
     Worker.start_http_server = _closed
 
 
-def refuse_jupyter() -> None:
-    """Have schedulers refuse to start Jupyter: it would open a port of its own, without TLS."""
+def refuse_plain() -> None:
+    """Refuse what listens without TLS though encryption is required.
+
+    Jupyter in a scheduler has a port of its own, and distributed's WebSockets don't look at
+    ``distributed.comm.require-encryption``.
+    """
     from distributed import Scheduler
+    from distributed.comm.registry import backends
+
+    if dask.config.get("distributed.comm.require-encryption"):
+        backends.pop("ws", None)
 
     Scheduler.jupyter = property(_has_jupyter, _no_jupyter)
 
@@ -142,6 +151,10 @@ class PrivateServer(HTTPServer):
         for view in views:
             for stream in list(self._views.pop(view, ())):
                 stream.close()
+
+    def keep(self, views: list[str]) -> None:
+        """End the connections of all sessions but these."""
+        self.cut([view for view in self._views if view not in views])
 
     def stop(self) -> None:
         """See tornado."""
@@ -234,6 +247,7 @@ class Link:
                 self.id = str(said["id"])
                 if self._first.is_set():
                     self._call(self._take)
+            self._call(self._server.keep, list(said.get("keep", ())))
             self._first.set()
             with suppress(OSError, ValueError, DashboardError):
                 self._open.listen(lambda views: self._call(self._server.cut, views))

@@ -60,10 +60,13 @@ class Handler(RequestHandler):
         for name, value in _HEADERS.items():
             self.set_header(name, value)
 
-    @property
-    def session(self) -> Session | None:
-        """Of the browser, with the pages of the login nodes."""
-        session = self.broker.sessions.of(self.get_cookie(COOKIE) or "")
+    async def session(self) -> Session | None:
+        """Return that of the browser with the pages of the login nodes."""
+        cookie = self.get_cookie(COOKIE) or ""
+        session = self.broker.sessions.of(cookie)
+        if session is None and cookie:
+            await self.broker.hear_again()
+            session = self.broker.sessions.of(cookie)
         return None if session is None or self.broker.is_barred(session.uid) else session
 
     def check_origin(self) -> None:
@@ -101,20 +104,22 @@ class Handler(RequestHandler):
 class Auth(Handler):
     """Tells nginx whether a request for a dashboard may pass."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """Answer."""
         given = self.request.headers.get
-        verdict = self.broker.decide(
-            Asked(
-                cluster=given("X-Dask-Cluster", ""),
-                cookie=self.get_cookie(COOKIE) or "",
-                origin=given("X-Dask-Origin", ""),
-                site=given("X-Dask-Site", ""),
-                mode=given("X-Dask-Mode", ""),
-                dest=given("X-Dask-Dest", ""),
-                upgrade=given("X-Dask-Upgrade", ""),
-            )
+        asked = Asked(
+            cluster=given("X-Dask-Cluster", ""),
+            cookie=self.get_cookie(COOKIE) or "",
+            origin=given("X-Dask-Origin", ""),
+            site=given("X-Dask-Site", ""),
+            mode=given("X-Dask-Mode", ""),
+            dest=given("X-Dask-Dest", ""),
+            upgrade=given("X-Dask-Upgrade", ""),
         )
+        verdict = self.broker.decide(asked)
+        if verdict.status == 401 and asked.cookie:
+            await self.broker.hear_again()
+            verdict = self.broker.decide(asked)
         self.clear()
         self.set_status(verdict.status)
         if verdict.status == 204:
@@ -126,9 +131,9 @@ class Auth(Handler):
 class LoginPage(Handler):
     """Where a link from the command line leads; its word stands behind #, where no log sees it."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """Answer."""
-        session = self.session
+        session = await self.session()
         user = "" if session is None else name_of(session.uid)
         self.page("door_login.html", user=user)
 
@@ -147,7 +152,7 @@ class LoginPage(Handler):
             self.page("door_login.html", 403, user="", used=True)
             return
         cookie, session = opened
-        before = self.session
+        before = await self.session()
         if before is not None:
             self.broker.close(before)  # who logs in anew, perhaps as another, leaves none behind
         self.set_login(COOKIE, cookie, session)
@@ -157,10 +162,10 @@ class LoginPage(Handler):
 class LogoutPage(Handler):
     """Ends the session."""
 
-    def post(self) -> None:
+    async def post(self) -> None:
         """Answer."""
         self.check_origin()
-        session = self.session
+        session = await self.session()
         if session is not None:
             self.broker.close(session)
         self.clear_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Lax")
@@ -170,9 +175,9 @@ class LogoutPage(Handler):
 class ListPage(Handler):
     """The user's clusters."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """Answer."""
-        session = self.session
+        session = await self.session()
         if session is None:
             self.redirect("/login", status=303)
             return
@@ -192,9 +197,9 @@ class ListPage(Handler):
 class Ticket(Handler):
     """Sends a browser that is logged in on to a cluster's origin, with a word that works once."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """Answer."""
-        session = self.session
+        session = await self.session()
         name, path = self.get_query_argument("cluster", ""), self.get_query_argument("path", "/")
         if session is None:
             self.redirect("/login", status=303)
@@ -291,12 +296,28 @@ class Questions(Handler):
 class Waiting(Questions):
     """Where a scheduler on another node hears what to cut; while it asks, it is there."""
 
+    _waiting: asyncio.Future[Any] | None = None
+    _gone = False
+
+    def on_connection_close(self) -> None:
+        """Leave what comes next to its next call."""
+        self._gone = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
     async def post(self) -> None:
         """Answer when there is something, or after 25 s."""
         asked = self._asked()
         calls: Calls = self.settings["calls"]
         word = asked.get("word")
-        said = await calls.wait(word if isinstance(word, str) else "", bool(asked.get("end")))
+        known = word if isinstance(word, str) else ""
+        self._waiting = asyncio.ensure_future(calls.wait(known, bool(asked.get("end"))))
+        try:
+            said = await self._waiting
+        except asyncio.CancelledError:
+            if self._gone:
+                return
+            raise
         self.set_status(200 if said is not None else 404)
         self.set_header("Content-Type", "application/json")
         await self.finish(json.dumps({"error": "unknown"} if said is None else said))

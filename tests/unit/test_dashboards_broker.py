@@ -1,0 +1,363 @@
+"""What a broker decides, and what brokers tell each other."""
+
+import asyncio
+import os
+import pwd
+import stat
+from dataclasses import replace
+
+import pytest
+from cryptography import x509
+
+from dask_site.dashboards import broker as brokers
+from dask_site.dashboards import keys
+from dask_site.dashboards.broker import Asked, Broker
+from dask_site.dashboards.peers import Peers
+from dask_site.dashboards.places import ID, Places
+from dask_site.dashboards.registry import EACH, Cluster, RefusedError, new_id
+from dask_site.people import name_of
+
+ME = os.getuid()
+OTHER = 12345
+
+
+class Clock:
+    now = 1_800_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def places(tmp_path):
+    found = Places("dask.test", 8443, tmp_path / "state", tmp_path / "run", "login1")
+    keys.ensure(found, web=True)
+    for folder in (found.doors, found.http.parent):
+        folder.mkdir(parents=True)
+    return found
+
+
+@pytest.fixture
+def make(places, clock):
+    def made(host="login1"):
+        return Broker(replace(places, host=host), 3600, clock)
+
+    return made
+
+
+@pytest.fixture
+def broker(make):
+    return make()
+
+
+def registered(broker, uid=ME, lines=None, **about):
+    said, listener = broker.register(uid, about, (lines if lines is not None else []).append)
+    if listener is not None:
+        listener.close()
+    return said["id"]
+
+
+def job(broker, uid=ME, lines=None, **more):
+    asked = {"port": 40000, "request": keys.request()[0], **more}
+    return broker.register_job(uid, asked, "10.0.0.7", (lines if lines is not None else []).append)
+
+
+def logged_in(broker, uid, *clusters):
+    _, session = broker.sessions.begin(uid)
+    cookies = [broker.sessions.redeem(broker.sessions.ticket(session, c), c) for c in clusters]
+    return session, *cookies
+
+
+def test_the_owner_passes_and_others_do_not(broker, places):
+    cluster = registered(broker)
+    _, mine = logged_in(broker, ME, cluster)
+    verdict = broker.decide(Asked(cluster, mine))
+    assert verdict.status == 204
+    assert verdict.upstream == f"http://unix:{places.doors}/{cluster}.sock:"
+    assert verdict.host == f"{cluster}.dask.test"
+    _, theirs = logged_in(broker, OTHER, cluster)
+    assert broker.decide(Asked(cluster, theirs)).status == 403
+    assert broker.decide(Asked(cluster, "")).status == 401
+    assert broker.decide(Asked(cluster, "x.y")).status == 401
+    for name in ("", "../x", new_id()[:-1], cluster.upper(), f"{cluster}.sock", "a b"):
+        assert broker.decide(Asked(name, mine)).status == 403
+    assert broker.decide(Asked(new_id(), mine)).status == 401
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ({}, 204),
+        ({"origin": "https://{id}.dask.test:8443"}, 204),
+        ({"site": "same-origin"}, 204),
+        ({"site": "none", "mode": "navigate", "dest": "document"}, 204),
+        ({"site": "cross-site", "mode": "navigate", "dest": "document"}, 204),
+        ({"site": "same-site", "mode": "navigate", "dest": "iframe"}, 403),
+        ({"site": "same-site", "mode": "cors", "dest": "empty"}, 403),
+        ({"site": "cross-site", "mode": "no-cors", "dest": "script"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "https://dask.test:8443"}, 403),
+        ({"upgrade": "websocket", "origin": "https://{id}.dask.test:8443"}, 204),
+        ({"upgrade": "websocket"}, 403),
+        ({"upgrade": "websocket", "origin": "https://{id}.dask.test"}, 403),
+        ({"upgrade": "websocket", "origin": "https://evil.test"}, 403),
+    ],
+)
+def test_from_which_page_it_is_asked(broker, asked, status):
+    cluster = registered(broker)
+    _, mine = logged_in(broker, ME, cluster)
+    given = {key: value.format(id=cluster) for key, value in asked.items()}
+    assert broker.decide(Asked(cluster, mine, **given)).status == status
+
+
+def test_sharing_is_for_a_while_and_by_its_owner(broker, clock, monkeypatch):
+    monkeypatch.setattr(brokers, "uid_of", {"bob": OTHER, "me": ME}.get)
+    lines = []
+    cluster = registered(broker, lines=lines, name="mine")
+    session, theirs = logged_in(broker, OTHER, cluster)
+    broker.share(ME, "mine", "bob", 60)
+    assert broker.decide(Asked(cluster, theirs)).status == 204
+    assert [one["id"] for one in broker.listed(OTHER)] == [cluster]
+    with pytest.raises(RefusedError, match="no such cluster"):
+        broker.share(OTHER, cluster, "me", 60)
+    broker.share(ME, cluster, "bob", 0)
+    assert broker.decide(Asked(cluster, theirs)).status == 403
+    assert lines == [{"cut": [broker.sessions.view(session.id, cluster)]}]
+    broker.share(ME, cluster, "bob", 60)
+    clock.now += 61
+    assert broker.decide(Asked(cluster, theirs)).status == 403
+    asyncio.run(broker.hear())
+    assert len(lines) == 2
+    for user, seconds, why in (
+        ("nobody-here", 60, "no such user"),
+        ("me", 60, "yours already"),
+        ("bob", -1, "7 days"),
+        ("bob", 9e9, "7 days"),
+        ("bob", True, "7 days"),
+        ("bob", "60", "7 days"),
+        ("bob", float("nan"), "7 days"),
+        (None, 60, "no such user"),
+    ):
+        with pytest.raises(RefusedError, match=why):
+            broker.share(ME, cluster, user, seconds)
+
+
+def test_what_is_shared_is_written_down_first(broker, places, monkeypatch):
+    monkeypatch.setattr(brokers, "uid_of", {"bob": OTHER}.get)
+    cluster = registered(broker)
+    broker.share(ME, cluster, "bob", 60)
+    audit = next((places.secret / "audit").glob("*.jsonl")).read_text()
+    assert '"what": "share"' in audit and '"user_asked": "bob"' in audit
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(broker.audit, "note", full)
+    with pytest.raises(RefusedError, match="nothing is shared"):
+        broker.share(ME, cluster, "bob", 3600)
+
+
+def test_a_scheduler_comes_back_under_its_name_and_no_other_does(broker, places):
+    lines = []
+    cluster = registered(broker, lines=lines)
+    assert registered(broker, OTHER, id=cluster) != cluster
+    said, listener = broker.register(ME, {"id": cluster}, lines.append)
+    assert (said["id"], listener) == (cluster, None)
+    (places.doors / f"{cluster}.sock").unlink()
+    said, listener = broker.register(ME, {"id": cluster}, lines.append)
+    assert said["id"] == cluster and listener is not None
+    listener.close()
+    assert job(broker, id=cluster)["id"] != cluster  # it was on this node
+    for wrong in (None, 7, [], {"x": 1}, "x" * 1000):
+        assert ID.fullmatch(registered(broker, id=wrong))
+
+
+def test_what_ended_while_a_scheduler_was_away_is_not_kept(broker, monkeypatch):
+    monkeypatch.setattr(brokers, "uid_of", {"bob": OTHER}.get)
+    cluster = registered(broker)
+    stays, goes, theirs = (broker.sessions.begin(uid)[1] for uid in (ME, ME, OTHER))
+    broker.lost(cluster, broker._lines[cluster])
+    broker.close(goes)
+
+    def kept():
+        return broker.register(ME, {"id": cluster}, print)[0]["keep"]
+
+    assert kept() == [broker.sessions.view(stays.id, cluster)]
+    broker.share(ME, cluster, "bob", 60)
+    assert broker.sessions.view(theirs.id, cluster) in kept()
+
+
+def test_a_cluster_of_which_nothing_is_heard_is_forgotten(broker, clock, places):
+    lines = []
+    line = lines.append
+    said, listener = broker.register(ME, {}, line)
+    listener.close()
+    broker.lost(said["id"], lambda _: None)  # a connection that was replaced
+    assert not broker.registry.own[said["id"]].lost
+    broker.lost(said["id"], line)
+    asyncio.run(broker.hear())
+    assert said["id"] in broker.registry.own
+    clock.now += brokers.PATIENCE + 1
+    asyncio.run(broker.hear())
+    assert said["id"] not in broker.registry.own
+    assert list(places.doors.iterdir()) == []
+
+
+def test_a_user_has_so_many_clusters(broker):
+    for _ in range(EACH):
+        job(broker)
+    with pytest.raises(RefusedError, match="that is the most"):
+        job(broker)
+    assert job(broker, OTHER)["id"]
+
+
+def test_a_job_gets_a_certificate_for_its_name_alone(broker, places):
+    said = job(broker)
+    certificate = x509.load_pem_x509_certificate(said["certificate"].encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [f"{said['id']}.clusters.dask-site.invalid"]
+    authority = x509.load_pem_x509_certificate((places.public / "clusters.pem").read_bytes())
+    certificate.verify_directly_issued_by(authority)
+    assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    _, mine = logged_in(broker, ME, said["id"])
+    verdict = broker.decide(Asked(said["id"], mine))
+    assert (verdict.upstream, verdict.name) == ("https://10.0.0.7:40000", names[0].value)
+
+
+@pytest.mark.parametrize("port", [0, 22, 1023, 65536, True, "40000", None, 4e4])
+def test_ports_that_are_none(broker, port):
+    with pytest.raises(RefusedError, match="1024 to 65535"):
+        job(broker, port=port)
+    assert not broker.registry.own
+
+
+@pytest.mark.parametrize("request_", ["", "x", None, [], "-----BEGIN CERTIFICATE-----", "é" * 99])
+def test_requests_that_are_none(broker, request_):
+    with pytest.raises(RefusedError, match="request for a certificate"):
+        job(broker, request=request_)
+    assert not broker.registry.own
+
+
+def test_brokers_of_two_nodes(make, clock):
+    here, there = make("login1"), make("login2")
+    lines = []
+    cluster, far = registered(here, lines=lines), job(here)["id"]
+    cookie, session = here.sessions.begin(ME)
+    asyncio.run(here.tell())
+    there._addresses["login1"] = "10.0.0.1"
+    asyncio.run(there.hear())
+    assert there.sessions.of(cookie) == session
+    word = there.sessions.redeem(there.sessions.ticket(session, cluster), cluster)
+    verdict = there.decide(Asked(cluster, word))
+    assert (verdict.upstream, verdict.name) == ("https://10.0.0.1:8443", "login1")
+    # A logout there ends what is open here.
+    there.close(there.sessions.of(cookie))
+    asyncio.run(there.tell())
+    asyncio.run(here.hear())
+    assert lines == [{"cut": [here.sessions.view(session.id, cluster)]}]
+    assert here.sessions.of(cookie) is None
+    # A node that is down takes its own clusters along, and those of jobs go on.
+    clock.now += 120
+    asyncio.run(there.hear())
+    assert set(there.registry.others) == {far}
+    again = job(there, id=far)
+    assert again["id"] == far and far in there.registry.own
+    assert job(there, OTHER, id=far)["id"] != far
+
+
+def test_a_link_works_once_on_all_nodes(make):
+    here, there = make("login1"), make("login2")
+    _, _, word = here.link(ME).partition("#")
+    assert asyncio.run(there.open(word)) is not None
+    assert asyncio.run(here.open(word)) is None
+
+
+def test_a_broker_that_was_killed_goes_on_where_it_was(make, places, clock):
+    broker = make()
+    cluster = registered(broker)
+    cookie, session = broker.sessions.begin(ME)
+    broker.lock(0, name_of(ME), locked=False)
+    (places.doors / "left.sock").touch()
+    asyncio.run(broker.tell())
+    after = make()
+    after.restore()
+    assert after.sessions.of(cookie) == session
+    assert after.registry.own[cluster].lost == clock.now  # until its scheduler comes back
+    assert sorted(path.name for path in places.doors.iterdir()) == [f"{cluster}.sock"]
+
+
+def test_locked_users(broker, make):
+    me = name_of(ME)
+    lines = []
+    cluster = registered(broker, lines=lines)
+    _, mine = logged_in(broker, ME, cluster)
+    with pytest.raises(RefusedError, match="Only root"):
+        broker.lock(OTHER, me, locked=True)
+    assert broker.lock(0, me, locked=True)["ended"] == 1
+    assert lines
+    assert broker.decide(Asked(cluster, mine)).status == 401
+    with pytest.raises(RefusedError, match="locked"):
+        broker.link(ME)
+    with pytest.raises(RefusedError, match="locked"):
+        registered(broker)
+    asyncio.run(broker.tell())
+    other = make("login2")
+    asyncio.run(other.hear())
+    assert other.is_barred(ME)
+    broker.lock(0, me, locked=False)
+    assert broker.link(ME)
+
+
+def test_accounts_that_are_gone_or_have_no_shell(monkeypatch):
+    shells = {1: "/bin/bash", 2: "/usr/sbin/nologin", 3: "/bin/false", 4: "/bin/zsh"}
+
+    me = pwd.getpwuid(os.getuid())
+
+    def entry(uid):
+        person = list(me)
+        person[6] = shells[uid]
+        return pwd.struct_passwd(person)
+
+    monkeypatch.setattr(brokers.pwd, "getpwuid", entry)
+    assert brokers._unusable({1, 2, 3, 4, 5}) == {2, 3, 5}
+
+
+def test_files_of_peers_that_can_not_be_read_cost_those_alone(tmp_path, clock):
+    here = Peers(tmp_path, "login1", clock)
+    other = Peers(tmp_path, "login2", clock)
+    said = {"clusters": [], "sessions": [], "closed": [], "locked": [7]}
+    other.tell(said)
+    folder = tmp_path / "nodes"
+    for number, text in enumerate(
+        ["", "{", "[]", "null", '{"host": 1}', '{"host": "x", "seen": {}}']
+    ):
+        (folder / f"bad{number}.json").write_text(text)
+    assert [one.host for one in here.others()] == ["login2"]
+    assert stat.S_IMODE((folder / "login2.json").stat().st_mode) == 0o600
+
+
+def test_keys_are_made_once_and_renewed_in_time(places, monkeypatch):
+    assert keys.ensure(places, web=True) == []
+    for path in (*places.secret.glob("*.key"), places.secret / "hmac"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    before = (places.public / "clusters.pem").read_bytes()
+    monkeypatch.setattr(keys, "_RENEWED", keys._LASTS)
+    made = {path.name for path in keys.ensure(places, web=True)}
+    assert made == {"node-login1.pem", "client.pem", "web.pem"}
+    assert (places.public / "clusters.pem").read_bytes() == before
+    monkeypatch.undo()
+    (places.proxy / "web.pem").write_text("spoiled")
+    assert [path.name for path in keys.ensure(places, web=True)] == ["web.pem"]
+
+
+def test_names_that_users_choose_are_one_line(broker):
+    cluster = registered(broker, name="a\nb\x1b[2J" + "w" * 500, pools=["x\n", 7, "y"] * 99)
+    known = broker.registry.own[cluster]
+    assert known.name.isprintable() and len(known.name) <= 100
+    assert set(known.pools) == {"x", "y"} and len(known.pools) <= 50
+    assert Cluster.from_dict(known.to_dict()) == known
