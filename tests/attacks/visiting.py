@@ -49,6 +49,7 @@ class Visitor:
     authority: Path
     domain: str
     cookies: dict[str, str] = field(default_factory=dict)
+    page_of: dict[str, str] = field(default_factory=dict)
 
     def origin(self, cluster=""):
         name = f"{cluster}.{self.domain}" if cluster else self.domain
@@ -80,6 +81,8 @@ class Visitor:
         finally:
             connection.close()
         self._keep(parts.hostname, found)
+        if b'"token":' in found.body:
+            self.page_of[parts.hostname] = found.text
         return found
 
     def connection(self, hostname, address=None):
@@ -133,6 +136,9 @@ class Visitor:
         ]
         if origin is None:
             origin = self.origin(cluster)
+        found = re.search(r'"token":"([^"]+)"', self.page_of.get(hostname, ""))
+        if found:
+            lines.append(f"Sec-WebSocket-Protocol: bokeh, {found[1]}")
         if origin:
             lines.append(f"Origin: {origin}")
         word = self.cookies.get(hostname) if cookie is None else cookie
