@@ -17,7 +17,7 @@ def opened(visitor, cluster, address=None):
     return stream
 
 
-def ended(stream, seconds=10.0):
+def ended(stream, seconds=30.0):
     """Say whether a WebSocket ends within some time; what comes before is read."""
     deadline = time.monotonic() + seconds
     stream.settimeout(0.5)
@@ -51,7 +51,7 @@ def test_logout_ends_what_is_open(where, through, ids, browser, address):
     url = f"{visitor.origin(ids[where])}{SHOWN}"
     for node_ in ("login1", "login2"):
         at = address(node_)
-        assert until(lambda at=at: visitor.request(url, address=at).status in {302, 401}, 5), node_
+        assert until(lambda at=at: visitor.request(url, address=at).status in {302, 401}, 20), node_
     assert not ended(stays, 1)
     stays.close()
 
@@ -83,7 +83,7 @@ def test_an_account_that_is_locked(in_background, browser):
     try:
         assert ended(stream)
         assert carol.go(f"{carol.origin(cluster)}{SHOWN}").status in {200, 403}
-        assert until(lambda: "Log in" in carol.go(f"{carol.origin()}/").text, 5)
+        assert until(lambda: "Log in" in carol.go(f"{carol.origin()}/").text, 20)
         refused = node("login1").run(
             "runuser -l carol -c 'module load dask-site && dask-site dashboards'"
         )
@@ -94,12 +94,12 @@ def test_an_account_that_is_locked(in_background, browser):
         command = f"runuser -l {user} -c 'module load dask-site && dask-site dashboards lock carol'"
         assert node("login1").run(command).rc == 1
     # As the system locks one: found out within half a minute.
-    assert until(lambda: browser_works(browser), 10)
+    assert until(lambda: browser_works(browser), 30)
     carol = browser("carol")
     stream = opened(carol, cluster)
     node("login1").check_output("usermod -s /usr/sbin/nologin carol")
     try:
-        assert ended(stream, 45)
+        assert ended(stream, 90)
     finally:
         node("login1").check_output("usermod -s /bin/bash carol")
 
@@ -119,7 +119,7 @@ def test_a_cluster_that_is_gone(in_background, browser):
     assert ended(stream)
     assert bob.go(f"{bob.origin(cluster)}{SHOWN}").status in {403, 502}
     door = f"/run/dask-dashboards/clusters/{cluster}.sock"
-    assert until(lambda: not node("login1").file(door).exists, 60)
+    assert until(lambda: not node("login1").file(door).exists, 90)
 
 
 def test_without_the_broker_nothing_opens_and_all_goes_on_afterwards(ids, browser, stranger):
@@ -130,7 +130,7 @@ def test_without_the_broker_nothing_opens_and_all_goes_on_afterwards(ids, browse
     host.check_output("systemctl kill -s KILL dask-dashboards.service")
     for url in urls:
         assert bob.request(url).status != 200
-    assert until(lambda: alice.request(urls[0]).status == 200, 15)  # nobody logs in again
+    assert until(lambda: alice.request(urls[0]).status == 200, 40)  # nobody logs in again
     assert not ended(stream, 1)
     host.check_output("systemctl stop dask-dashboards.service")
     try:
@@ -145,13 +145,13 @@ def test_without_the_broker_nothing_opens_and_all_goes_on_afterwards(ids, browse
     finally:
         host.check_output("systemctl start dask-dashboards.service")
     for url in urls:
-        assert until(lambda url=url: alice.request(url).status == 200, 20), alice.request(url)
+        assert until(lambda url=url: alice.request(url).status == 200, 60), alice.request(url)
         assert bob.request(url, headers={"Sec-Fetch-Dest": "document"}).status in {302, 403}
     # A link is used up also for a broker that was started anew, and a logout holds.
     assert not ended(stream, 1)
     alice.request(f"{alice.origin()}/logout", "POST", b"", {"Origin": alice.origin()})
-    assert until(lambda: alice.request(urls[0]).status != 200, 5)
-    assert ended(stream, 20)  # perhaps only when its scheduler has found the broker again
+    assert until(lambda: alice.request(urls[0]).status != 200, 20)
+    assert ended(stream)  # perhaps only when its scheduler has found the broker again
 
 
 def test_a_broker_that_hangs_lets_nobody_in(ids, browser):
@@ -163,7 +163,7 @@ def test_a_broker_that_hangs_lets_nobody_in(ids, browser):
         assert alice.request(url).status in {500, 502, 504}
     finally:
         host.check_output("systemctl kill -s CONT dask-dashboards.service")
-    assert until(lambda: alice.request(url).status == 200, 20)
+    assert until(lambda: alice.request(url).status == 200, 60)
 
 
 def test_a_reload_of_nginx_ends_nothing(ids, browser):
@@ -219,7 +219,7 @@ def test_floods_of_one_user_are_his_own_trouble(ids, browser, in_background, das
         alice = browser("alice")
         assert alice.go(f"{alice.origin(ids['login'])}{SHOWN}").status == 200
         assert {one["id"] for one in dashboards("alice")["dashboards"]} >= set(ids.values())
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
     finally:
         node("login1").run(f"kill -KILL -- -{pid}; kill -KILL {pid}; pkill -KILL -u bob python")
     assert until(lambda: not dashboards("bob")["dashboards"], 90)

@@ -164,7 +164,7 @@ def test_requests_within_requests(smuggled, ids, bob):
     host = f"{cluster}.{bob.domain}"
     inner = f"GET {SHOWN} HTTP/1.1\r\nHost: {host}:{PORT}\r\nX-Dask-View: x\r\n\r\n"
     stream = bob.stream(host)
-    stream.settimeout(4)
+    stream.settimeout(3)
     head = f"GET {SHOWN} HTTP/1.1\r\nHost: {host}:{PORT}\r\n"
     stream.sendall((head + smuggled.format(next=inner)).encode())
     came = b""
@@ -347,7 +347,7 @@ def test_a_dashboard_that_never_ends_keeps_nobody_from_his(hostile, ids, bob, al
         open_ones.append(stream)
     began = time.monotonic()
     assert alice.go(f"{alice.origin(ids['login'])}{SHOWN}").status == 200
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     for stream in open_ones:
         stream.close()
 

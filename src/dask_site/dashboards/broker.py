@@ -254,7 +254,7 @@ class Broker:
             self.registry.drop(cluster.id)
             raise
         self._lines[cluster.id] = line
-        self._note("register", cluster)
+        logger.info("%s registered %s", name_of(uid), cluster.id)
         return self._told(cluster), listener
 
     def register_job(
@@ -294,7 +294,7 @@ class Broker:
             raise RefusedError(str(error)) from None
         self._lines[cluster.id] = line
         cluster = self.registry.change(cluster.id, lost=0.0, address=address)
-        self._note("register", cluster)
+        logger.info("%s registered %s at %s", name_of(uid), cluster.id, address)
         proxies = (self.places.public / "proxies.pem").read_text()
         return {**self._told(cluster), "certificate": certificate, "proxies": proxies}
 
@@ -342,7 +342,7 @@ class Broker:
         if cluster is not None:
             with contextlib.suppress(OSError):
                 (self.places.doors / f"{name}.sock").unlink()
-            self._note("end", cluster)
+            logger.info("%s is gone", cluster.id)
             self.changed()
 
     def own(self, uid: int, name: Any) -> Cluster:

@@ -24,6 +24,7 @@ Raw = Mapping[str, Any]
 
 def check(data: Raw) -> Iterator[Finding]:
     """Yield what is wrong between the values of a site's raw mapping."""
+    yield from _dashboards(data.get("dashboards"))
     pools = data.get("pools")
     if not isinstance(pools, Mapping):
         return
@@ -37,6 +38,18 @@ def check(data: Raw) -> Iterator[Finding]:
             yield from _sharing(name, pool)
     yield from _default_pool(data, pools)
     yield from _escalation(data.get("escalate"), pools)
+
+
+def _dashboards(said: Any) -> Iterator[Finding]:
+    if not isinstance(said, Mapping) or said.get("enabled") is not True:
+        return
+    if said.get("domain") is None:
+        mistake = Mistake("is missing, and dashboards need it", write="dask.example.org")
+        yield Finding(("dashboards", "domain"), None, mistake)
+    for one, other in (("certificate", "key"), ("key", "certificate")):
+        if said.get(one) is None and said.get(other) is not None:
+            do = "name the certificate and its key, or neither: then they are made"
+            yield Finding(("dashboards", one), None, Mistake("is missing", do=do))
 
 
 def _pool_names(pools: Raw, manager: str | None) -> Iterator[Finding]:
