@@ -1,32 +1,13 @@
 """Real users of the containerised cluster: alice has clusters, bob and carol are after them."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from attacked import IN_A_JOB, LOCAL, encoded, link_to_id, node, shared, until, variables
 from visiting import Visitor
 
 # The fixtures of the tests on the cluster, which both kinds of tests share.
-_FOUND = Path(__file__).parents[1] / "cluster" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("cluster_conftest", _FOUND)
-_shared = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_shared)
-globals().update({k: v for k, v in vars(_shared).items() if not k.startswith(("__", "pytest_"))})
-node, encoded, until, variables = _shared.node, _shared.encoded, _shared.until, _shared.variables
-
-LOCAL = """
-from distributed import LocalCluster, Client
-if __name__ == "__main__":
-    cluster = LocalCluster(n_workers=1, threads_per_worker=1)
-    tell(link=cluster.dashboard_link, address=cluster.scheduler_address, node=where())
-    time.sleep(3600)
-"""
-IN_A_JOB = "#!/bin/bash -l\nmodule load dask-site\nexec python attacked.py > attacked.out 2>&1\n"
-
-
-def link_to_id(link):
-    return link.removeprefix("https://").split(".")[0]
+globals().update({k: v for k, v in vars(shared).items() if not k.startswith(("__", "pytest_"))})
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,7 @@
 import time
 
 import pytest
-
-from conftest import LOCAL, link_to_id, node, until
+from attacked import LOCAL, link_to_id, node, until
 
 SHOWN = "/status"
 

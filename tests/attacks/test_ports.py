@@ -3,8 +3,7 @@
 import textwrap
 
 import pytest
-
-from conftest import LOCAL, node, until
+from attacked import LOCAL, node, until
 
 # What bob tries on each port: HTTP as plain text and with TLS, with no certificate, with one that
 # he made, with an expired one, with that of a dashboard of his own; and Dask's own protocol.

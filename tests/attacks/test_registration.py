@@ -2,7 +2,7 @@
 
 import json
 
-from conftest import node
+from attacked import node
 
 SHOWN = "/status"
 ASKED = """

@@ -2,9 +2,8 @@
 
 from urllib.parse import urlsplit
 
+from attacked import node
 from visiting import COOKIE, NAVIGATION
-
-from conftest import node
 
 SHOWN = "/status"
 

@@ -1,8 +1,7 @@
 """What users do all day: their own dashboards, from everywhere, without a line of theirs."""
 
 import pytest
-
-from conftest import link_to_id, node
+from attacked import link_to_id, node
 
 SHOWN = "/status"
 KINDS = {
