@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-import os
 import pwd
 import re
 import socket
@@ -584,29 +583,5 @@ def _door(path: Path) -> socket.socket:
         listener.close()
         with contextlib.suppress(OSError):
             path.unlink()
-        raise
-    return listener
-
-
-def listen(path: Path, mode: int) -> socket.socket:
-    """Return a listening socket in the place of one that was left there.
-
-    Raises
-    ------
-    OSError
-        If it can't be made.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        beside.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        listener.setblocking(False)
-        listener.bind(str(beside))
-        beside.chmod(mode)
-        listener.listen(512)
-        beside.replace(path)
-    except BaseException:
-        listener.close()
         raise
     return listener

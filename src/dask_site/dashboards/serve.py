@@ -12,12 +12,13 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from dask_site.dashboards import keys
-from dask_site.dashboards.broker import Broker, listen
+from dask_site.dashboards.broker import Broker
 from dask_site.dashboards.control import Control
 from dask_site.dashboards.places import Places
 from dask_site.dashboards.web import Calls, Nothing, rules
 from dask_site.people import name_of
 from dask_site.services import systemd
+from dask_site.services.listening import unix_socket
 from dask_site.site import Site
 from dask_site.whole import make_folder, write_whole
 
@@ -115,8 +116,8 @@ def _listening(site: Site, places: Places, broker: Broker) -> tuple[HTTPServer, 
         max_header_size=32 * 1024,
         idle_connection_timeout=3600,
     )
-    server.add_socket(listen(places.http, 0o660))
-    return server, Control(broker, listen(places.control, 0o666))
+    server.add_socket(unix_socket(places.http, 0o660))
+    return server, Control(broker, unix_socket(places.control))
 
 
 def _where(places: Places) -> bytes:

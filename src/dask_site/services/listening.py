@@ -52,8 +52,8 @@ class Server(HTTPServer):
         super().handle_stream(stream, address)
 
 
-def unix_socket(path: Path) -> socket.socket:
-    """Return a listening socket that everybody on this machine may call.
+def unix_socket(path: Path, mode: int = 0o666) -> socket.socket:
+    """Return a listening socket that everybody on this machine may call, or whom `mode` lets.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def unix_socket(path: Path) -> socket.socket:
     try:
         listener.setblocking(False)
         listener.bind(str(beside))
-        beside.chmod(0o666)
+        beside.chmod(mode)
         listener.listen(128)
         beside.replace(path)
     except BaseException:
