@@ -112,7 +112,7 @@ def test_check_mode_finds_nothing_to_change():
     assert set(re.findall(r"changed=(\d+)", told.stdout)) == {"0"}
 
 
-@pytest.mark.parametrize("tag", ["dask_environment", "dask_pools"])
+@pytest.mark.parametrize("tag", ["dask_environment", "dask_pools", "dask_dashboards"])
 def test_a_tag_alone_finds_nothing_to_change(tag):
     told = ansible("ansible-playbook", "site.yml", "--tags", tag)
     assert told.returncode == 0, told.stdout
