@@ -277,11 +277,30 @@ def test_a_link_works_once_on_all_nodes(make):
     assert asyncio.run(here.open(word)) is None
 
 
+def test_a_link_that_can_not_be_marked_as_used_lets_nobody_in(broker, places):
+    _, _, word = broker.link(ME).partition("#")
+    (places.secret / "used").write_text("no folder")
+    assert asyncio.run(broker.open(word)) is None
+    assert not broker.sessions.all()
+
+
+def test_root_logs_everyone_out_on_all_nodes(make):
+    here, there = make("login1"), make("login2")
+    cookies = [here.sessions.begin(uid)[0] for uid in (ME, OTHER)]
+    asyncio.run(here.tell())
+    asyncio.run(there.hear())
+    with pytest.raises(RefusedError, match="Only root"):
+        there.log_out_everyone(OTHER)
+    assert there.log_out_everyone(0) == 2
+    asyncio.run(there.tell())
+    asyncio.run(here.hear())
+    assert [here.sessions.of(cookie) for cookie in cookies] == [None, None]
+
+
 def test_a_broker_that_was_killed_goes_on_where_it_was(make, places, clock):
     broker = make()
     cluster = registered(broker)
     cookie, session = broker.sessions.begin(ME)
-    broker.lock(0, name_of(ME), locked=False)
     (places.doors / "left.sock").touch()
     asyncio.run(broker.tell())
     after = make()

@@ -27,6 +27,11 @@ def sessions(clock):
     return Sessions(KEY, 3600, clock)
 
 
+def opened(sessions, word):
+    used = sessions.use(word)
+    return None if used is None else sessions.begin(used[0])
+
+
 def changed(word):
     """Yield words that differ a little from a good one."""
     yield from (word[:-1], word + "A", "", ".", word.replace(".", ""), word.upper())
@@ -38,32 +43,32 @@ def changed(word):
 def test_a_link_lets_its_user_in_once(sessions):
     word = sessions.link(2001)
     assert sessions.linked(word) == 2001
-    cookie, session = sessions.open(word)
+    cookie, session = opened(sessions, word)
     assert (session.uid, sessions.of(cookie)) == (2001, session)
-    assert sessions.open(word) is None
+    assert opened(sessions, word) is None
     assert sessions.linked(word) is None
 
 
 def test_a_link_ends_after_a_minute(sessions, clock):
     word = sessions.link(2001)
     clock.now += LINK_SECONDS + 1
-    assert sessions.open(word) is None
+    assert opened(sessions, word) is None
 
 
 def test_nothing_is_as_good_as_a_link(sessions):
     word = sessions.link(2001)
     for other in changed(word):
-        assert sessions.open(other) is None, other
-    assert Sessions(b"x" * 32, 3600).open(word) is None
-    assert sessions.open(word) is not None
+        assert opened(sessions, other) is None, other
+    assert opened(Sessions(b"x" * 32, 3600), word) is None
+    assert opened(sessions, word) is not None
 
 
 def test_words_of_one_kind_are_none_of_another(sessions):
-    cookie, session = sessions.open(sessions.link(1))
+    cookie, session = opened(sessions, sessions.link(1))
     ticket, link = sessions.ticket(session, A), sessions.link(1)
     child = sessions.redeem(sessions.ticket(session, A), A)
     for word in (cookie, ticket, child):
-        assert sessions.open(word) is None
+        assert opened(sessions, word) is None
     for word in (cookie, link, child):
         assert sessions.redeem(word, A) is None
     for word in (cookie, link, ticket):
@@ -73,7 +78,7 @@ def test_words_of_one_kind_are_none_of_another(sessions):
 
 
 def test_a_ticket_is_for_one_cluster_once_and_soon(sessions, clock):
-    _, session = sessions.open(sessions.link(1))
+    _, session = opened(sessions, sessions.link(1))
     ticket = sessions.ticket(session, A)
     assert sessions.redeem(ticket, B) is None
     child = sessions.redeem(ticket, A)
@@ -86,14 +91,14 @@ def test_a_ticket_is_for_one_cluster_once_and_soon(sessions, clock):
 
 
 def test_the_end_of_a_session_ends_what_came_of_it(sessions, clock):
-    cookie, session = sessions.open(sessions.link(1))
+    cookie, session = opened(sessions, sessions.link(1))
     ticket = sessions.ticket(session, A)
     child = sessions.redeem(sessions.ticket(session, A), A)
     sessions.close(session.id)
     assert sessions.of(cookie) is None
     assert sessions.at(child, A) is None
     assert sessions.redeem(ticket, A) is None
-    cookie, session = sessions.open(sessions.link(1))
+    cookie, session = opened(sessions, sessions.link(1))
     clock.now += 3601
     assert sessions.of(cookie) is None
     assert sessions.expired() == [session.id]
@@ -102,7 +107,7 @@ def test_the_end_of_a_session_ends_what_came_of_it(sessions, clock):
 
 def test_brokers_take_over_what_others_tell(clock):
     here, there = Sessions(KEY, 3600, clock), Sessions(KEY, 3600, clock)
-    cookie, session = here.open(here.link(1))
+    cookie, session = opened(here, here.link(1))
     told = here.told()
     assert cookie not in str(told)
     assert there.of(cookie) is None
@@ -120,8 +125,8 @@ def test_brokers_take_over_what_others_tell(clock):
 
 def test_a_broker_that_is_started_anew_logs_nobody_out_and_nobody_in(clock):
     before = Sessions(KEY, 3600, clock)
-    cookie, _ = before.open(before.link(1))
-    left, gone = before.open(before.link(2))
+    cookie, _ = opened(before, before.link(1))
+    left, gone = opened(before, before.link(2))
     before.close(gone.id)
     told = before.told()
     after = Sessions(KEY, 3600, clock)
@@ -133,19 +138,14 @@ def test_a_broker_that_is_started_anew_logs_nobody_out_and_nobody_in(clock):
 
 
 def test_a_user_has_so_many_sessions(sessions):
-    opened = [sessions.begin(1)[0] for _ in range(25)]
-    assert [sessions.of(cookie) is not None for cookie in opened] == [False] * 5 + [True] * 20
+    cookies = [sessions.begin(1)[0] for _ in range(25)]
+    assert [sessions.of(cookie) is not None for cookie in cookies] == [False] * 5 + [True] * 20
     assert len(sessions.of_user(1)) == 20
 
 
 def test_a_view_tells_nothing_of_the_session(sessions):
-    _, session = sessions.open(sessions.link(1))
+    _, session = opened(sessions, sessions.link(1))
     one = sessions.view(session.id, A)
     assert one == sessions.view(session.id, A) != sessions.view(session.id, B)
     assert session.id not in one
     assert set(one) <= set(string.ascii_letters + string.digits + "-_")
-
-
-def test_a_link_that_cannot_be_marked_as_used_lets_nobody_in(clock):
-    sessions = Sessions(KEY, 3600, clock, once=lambda _: False)
-    assert sessions.open(sessions.link(1)) is None

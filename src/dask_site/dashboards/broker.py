@@ -90,7 +90,7 @@ class Broker:
         self.peers = Peers(places.secret, places.host, clock)
         self.registry = Registry(places.host, clock)
         key = keys.hmac_key(places)
-        self.sessions = Sessions(key, seconds, clock, once=self.peers.first)
+        self.sessions = Sessions(key, seconds, clock)
         self.audit = AuditLog(places.secret / "audit")
         self._clock = clock
         self._changed = asyncio.Event()
@@ -175,10 +175,12 @@ class Broker:
         uid = self.sessions.linked(word)
         if uid is None or self.is_barred(uid):
             return None
-        opened = await asyncio.to_thread(self.sessions.open, word)
-        if opened is not None:
-            logger.info("%s logged in", name_of(uid))
-            await self.tell()
+        used = self.sessions.use(word)
+        if used is None or not await asyncio.to_thread(self.peers.first, used[1]):
+            return None
+        opened = self.sessions.begin(uid)
+        logger.info("%s logged in", name_of(uid))
+        await self.tell()
         return opened
 
     def close(self, session: Session) -> None:
@@ -190,6 +192,21 @@ class Broker:
     def log_out(self, uid: int) -> int:
         """End all sessions of a user; return how many there were."""
         found = self.sessions.of_user(uid)
+        for session in found:
+            self.close(session)
+        return len(found)
+
+    def log_out_everyone(self, uid: int) -> int:
+        """End all sessions, on all nodes; return how many there were. For root.
+
+        Raises
+        ------
+        RefusedError
+            If the caller is not root.
+        """
+        if uid != 0:
+            raise RefusedError("Only root logs everyone out", 403)
+        found = self.sessions.all()
         for session in found:
             self.close(session)
         return len(found)

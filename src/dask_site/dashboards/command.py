@@ -80,10 +80,13 @@ def unshare(cluster: str, user: str) -> None:
     click.echo(f"{user} can't look at {cluster} any more")
 
 
-@dashboards.command(epilog=_examples("dask-site dashboards logout"))
-def logout() -> None:
+@dashboards.command(
+    epilog=_examples("dask-site dashboards logout", "dask-site dashboards logout --everyone")
+)
+@click.option("--everyone", is_flag=True, help="Those of all users; for root.")
+def logout(everyone: bool) -> None:
     """Log out all browsers of yours; dashboards that are open there end."""
-    ended = _asked(op="logout")["ended"]
+    ended = _asked(op="logout-everyone" if everyone else "logout")["ended"]
     click.echo(f"{ended} browser{'s'[: ended != 1]} logged out")
 
 
@@ -110,12 +113,9 @@ def unlock(user: str) -> None:
     )
 )
 @click.argument("file", required=False)
-@click.option("--check", is_flag=True, help="Only make the keys that are missing, and end.")
 @click.option("--verbose", is_flag=True, help="Say more of what is done.")
-def serve(file: str | None, check: bool, verbose: bool) -> None:
+def serve(file: str | None, verbose: bool) -> None:
     """Run the broker of this login node, as the site file FILE says, until SIGTERM."""
-    from dask_site.dashboards import keys
-    from dask_site.dashboards.places import Places
     from dask_site.dashboards.serve import ServeError
     from dask_site.dashboards.serve import serve as run
     from dask_site.site import Site, SiteError
@@ -126,11 +126,6 @@ def serve(file: str | None, check: bool, verbose: bool) -> None:
     logging.getLogger("dask_site").setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
         site = Site.load(file) if file else Site.find()
-        if check:
-            places = Places.of_site(site)
-            made = keys.ensure(places, web=site.dashboards.certificate is None)
-            click.echo("\n".join(map(str, made)) or "nothing to do")
-            return
         asyncio.run(run(site))
     except SiteError as error:
         click.echo(str(error), err=True)

@@ -141,6 +141,7 @@ _OPERATIONS: dict[str, _Operation] = {
     "share": lambda b, uid, a: b.share(uid, a.get("cluster"), a.get("user"), a.get("seconds")),
     "unshare": lambda b, uid, a: b.share(uid, a.get("cluster"), a.get("user"), 0),
     "logout": lambda b, uid, _: {"ended": b.log_out(uid)},
+    "logout-everyone": lambda b, uid, _: {"ended": b.log_out_everyone(uid)},
     "lock": lambda b, uid, a: b.lock(uid, str(a.get("user")), True),
     "unlock": lambda b, uid, a: b.lock(uid, str(a.get("user")), False),
 }

@@ -110,12 +110,12 @@ class Peers:
 
     def first(self, nonce: str) -> bool:
         """Say whether a link is being used for the first time, on any node."""
-        make_folder(self._used, 0o700)
         try:
+            make_folder(self._used, 0o700)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(self._used / nonce, flags, 0o600))
         except FileExistsError:
-            return False
+            return False  # used already; or what keeps the folder from being made
         except OSError as error:
             logger.warning("Nobody can log in, %s can't be written to: %s", self._used, error)
             return False

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dask_site.site import Site
-from dask_site.sitefile.problems import single
+from dask_site.services.hostname import hostname
+
+if TYPE_CHECKING:  # each process of each cluster imports this module, and needs no site file
+    from dask_site.site import Site
 
 #: A cluster's label in the DNS: made by the broker alone, so nobody can choose or guess one.
 ID = re.compile(r"[a-z][a-z0-9]{15}")
@@ -51,6 +52,8 @@ class Places:
         SiteError
             If what the site file says can't serve.
         """
+        from dask_site.sitefile.problems import single
+
         dashboards = site.dashboards
         if not dashboards.enabled or dashboards.domain is None:
             key, why = ("enabled", "is not true") if dashboards.domain else ("domain", "is missing")
@@ -70,7 +73,7 @@ class Places:
             port=int(values.get("port") or _HTTPS),
             state=Path(os.path.expandvars(str(values["state"]))),
             run=run,
-            host=host(),
+            host=hostname(),
         )
 
     def origin(self, cluster: str = "") -> str:
@@ -107,9 +110,3 @@ class Places:
     def public(self) -> Path:
         """Folder that everybody reads: where the brokers are, and whose keys they have."""
         return self.state / "public"
-
-
-def host() -> str:
-    """Return this node's name, with its domain where the system knows it."""
-    full, short = socket.getfqdn(), socket.gethostname()
-    return full if full.startswith(short.partition(".")[0]) else short

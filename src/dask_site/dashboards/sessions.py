@@ -53,8 +53,6 @@ class Sessions:
         How long a login lasts.
     clock : callable
         Seconds since 1970, about the same for all brokers.
-    once : callable, optional
-        Called with the name of a link that is being used; says whether it is the first time.
     """
 
     def __init__(
@@ -62,7 +60,6 @@ class Sessions:
         key: bytes,
         seconds: float,
         clock: Callable[[], float] = time.time,
-        once: Callable[[str], bool] | None = None,
     ) -> None:
         self._key = key
         self._seconds = seconds
@@ -71,7 +68,6 @@ class Sessions:
         self._others: dict[str, Session] = {}
         self._closed: dict[str, float] = {}
         self._used: dict[str, float] = {}
-        self._once = once or (lambda _: True)
 
     # -- in and out --------------------------------------------------------------------------
 
@@ -86,13 +82,13 @@ class Sessions:
             return None
         return int(parts[0])
 
-    def open(self, word: str) -> tuple[str, Session] | None:
-        """Return the cookie and the session of a link, which is used up then."""
+    def use(self, word: str) -> tuple[int, str] | None:
+        """Return the user of a link and its name among all; it is used up here then."""
         uid = self.linked(word)
-        nonce = word.split(".")[2] if uid is not None else ""
-        if uid is None or not self._first(nonce) or not self._once(nonce):
+        if uid is None:
             return None
-        return self.begin(uid)
+        nonce = word.split(".")[2]
+        return (uid, nonce) if self._first(nonce) else None
 
     def begin(self, uid: int) -> tuple[str, Session]:
         """Return the cookie and the session of a user who has proven himself otherwise."""

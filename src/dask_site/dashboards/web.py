@@ -416,12 +416,13 @@ class Nothing(Handler):
 class Static(StaticFileHandler):
     """Styles and scripts."""
 
-    def set_extra_headers(self, path: str) -> None:
+    def set_extra_headers(self, path: str) -> None:  # noqa: ARG002  # tornado's signature
         """See tornado."""
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Server", "dask-site")
-        if "v" in self.request.arguments or path:
-            self.set_header("Cache-Control", "max-age=86400")
+        # Without a version in its address another may be there tomorrow.
+        named = "v" in self.request.arguments
+        self.set_header("Cache-Control", "max-age=86400" if named else "no-cache")
 
 
 def rules() -> list[Any]:

@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from dask_site.history.store.upkeep import Retention
+from dask_site.services.hostname import hostname
 from dask_site.site import Site
 from dask_site.sitefile.problems import show, single
 
@@ -79,7 +80,7 @@ class Settings:
         """
         history = site.history
         state = _absolute(site, "state", history.state)
-        host = _host()
+        host = hostname()
         node = host.partition(".")[0]
         own = (history.certificate, history.key)
         if (own[0] is None) != (own[1] is None):
@@ -111,12 +112,6 @@ class Settings:
             made=own[0] is None,
             metrics_from=tuple(ip_network(each, strict=False) for each in history.metrics_from),
         )
-
-
-def _host() -> str:
-    """Return this node's name, with its domain where the system knows it."""
-    full, short = socket.getfqdn(), socket.gethostname()
-    return full if full.startswith(short.partition(".")[0]) else short
 
 
 def _spool(site: Site) -> Path:
