@@ -49,7 +49,7 @@ def test_scratch_is_found_by_its_name(tmp_path):
     with LocalCluster(
         n_workers=1,
         processes=False,
-        dashboard_address=None,
+        dashboard_address=":0",
         local_directory=str(tmp_path),
     ) as cluster:
         assert "dask-scratch-space" in cluster.workers[0].local_directory

@@ -56,6 +56,28 @@ def test_the_table_of_pages_is_copied_when_a_scheduler_is_made():
     assert not any("pools" in path for path in upstream.applications)
 
 
+def test_pages_can_be_made_when_somebody_asks_for_them():
+    async def main():
+        panel = Panel(["cpu"], True)
+        async with Scheduler(port=0, dashboard=False, dashboard_address="127.0.0.1:0") as scheduler:
+            panel.start(None, None, None)
+            url = f"http://127.0.0.1:{scheduler.http_server.port}"
+            with pytest.raises(HTTPClientError):
+                await AsyncHTTPClient().fetch(f"{url}/status")
+            await panel.open(scheduler)
+            answers = [
+                await AsyncHTTPClient().fetch(f"{url}{p}") for p in ("/pools", "/", "/status")
+            ]
+            panel.stop()
+            return [answer.body.decode() for answer in answers]
+
+    page, first, status = asyncio.run(main())
+    assert "bokeh.min.js" in page, VERSION
+    for one in (first, status):
+        assert '<a href="pools">Pools</a>' in one, VERSION
+    assert not any("pools" in path for path in upstream.applications)
+
+
 def test_jupyterlab_finds_the_plot():
     (plots,) = serve(Panel(["cpu"], True), "/individual-plots.json")
     assert json.loads(plots)["Individual Pools"] == "/individual-pools", VERSION

@@ -12,7 +12,7 @@ import secrets
 import socket
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,8 @@ class Cluster(DaskCluster):
         self._local = self.site.resource_manager == "local"
         private = self.site.dashboards.enabled
         self._dashboard = (self._local or private) if dashboard is None else dashboard
+        # Bokeh would be half of the time that a cluster takes to start.
+        self._pages_later = self._dashboard and private
         self._port = self.site.scheduler.port if port is None else port_from(port)
         self._summary = Summary()
         self._panel = Panel(list(self.site.pools), self._dashboard)
@@ -181,7 +183,8 @@ class Cluster(DaskCluster):
         self._explainer = Explainer(
             self.name, self.site, self.scheduler, self._fleet, self._controller
         )
-        self._panel.start(self.scheduler, self._controller, self._explainer)
+        made = None if self._pages_later else self.scheduler
+        self._panel.start(made, self._controller, self._explainer)
         self.scheduler.handlers["dask_site_explain"] = self._explained
         self._folder.write("cluster.json", self._card())
         self.scheduler_comm = rpc(
@@ -224,7 +227,7 @@ class Cluster(DaskCluster):
 
     def _new_scheduler(self) -> PoolScheduler:
         interface = self.site.scheduler.interface
-        with self._panel.pages():
+        with nullcontext() if self._pages_later else self._panel.pages():
             return PoolScheduler(
                 site=self.site,
                 interface=interface,
@@ -232,9 +235,10 @@ class Cluster(DaskCluster):
                 port=self._port,
                 protocol="tls://",
                 security=self.security,
-                dashboard=self._dashboard,
+                dashboard=self._dashboard and not self._pages_later,
                 dashboard_address=f"127.0.0.1:{_dashboard_port() if self._dashboard else 0}",
                 about=self._dashboard and self._about(),
+                pages=self._panel.open if self._pages_later else None,
             )
 
     def _about(self) -> dict[str, Any]:

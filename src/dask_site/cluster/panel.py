@@ -1,7 +1,8 @@
 """The pools on Dask's own dashboard: what is kept for that, and how the page gets there.
 
-bokeh is imported only where the dashboard is on. Upstream's tables of pages are touched here and
-nowhere else; `tests/contract/test_panel.py` holds them against the installed version.
+bokeh, which takes a second to import, is imported only where somebody may look. Upstream's tables
+of pages are touched here and nowhere else; `tests/contract/test_panel.py` holds them against the
+installed version.
 """
 
 from __future__ import annotations
@@ -135,6 +136,20 @@ class Panel:
             finally:
                 del upstream.applications[_PAGE], upstream.applications[_PLOT]
 
+    async def open(self, scheduler: Any) -> None:
+        """Give a scheduler that was made without a dashboard all its pages; once, in its loop."""
+        upstream = await asyncio.to_thread(self._upstream)
+        application, server = scheduler.http_application, scheduler.http_server
+        if upstream is None:
+            from distributed.http.utils import get_handlers
+
+            says_so = get_handlers(scheduler, ["distributed.http.scheduler.missing_bokeh"])
+            application.add_handlers(r".*", says_so)
+            return
+        with self.pages():
+            upstream.connect(application, server, scheduler)
+        self._list_it(upstream, scheduler)
+
     def _upstream(self) -> Any:
         try:
             import distributed.dashboard.scheduler as upstream
@@ -146,17 +161,24 @@ class Panel:
         return upstream if known else None
 
     def start(self, scheduler: Any, controller: Any, explainer: Any) -> None:
-        """Link the page from the others, and keep what the controller sees.
+        """Keep what the controller sees; in the scheduler's event loop.
 
-        In the scheduler's event loop.
+        Parameters
+        ----------
+        scheduler : distributed.Scheduler or None
+            One that has its pages already: they link to this one.
         """
         self._controller, self._explainer = controller, explainer
-        upstream = self._upstream() if self._wanted else None
-        if upstream is not None:
-            # Made once for each scheduler: all its pages have the same list.
-            pages = upstream.template_variables(scheduler)["pages"]
-            pages.insert(1, _PAGE.strip("/"))
-            self._task = asyncio.create_task(self._run())
+        if not self._wanted:
+            return
+        self._task = asyncio.create_task(self._run())
+        if scheduler is not None and (upstream := self._upstream()) is not None:
+            self._list_it(upstream, scheduler)
+
+    def _list_it(self, upstream: Any, scheduler: Any) -> None:
+        # Made once for each scheduler: all its pages have the same list.
+        pages = upstream.template_variables(scheduler)["pages"]
+        pages.insert(1, _PAGE.strip("/"))
 
     def stop(self) -> None:
         """Keep no more."""

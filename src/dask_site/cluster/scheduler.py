@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +89,17 @@ class PoolScheduler(Scheduler):
     """
 
     def __init__(
-        self, *args: Any, site: Site, about: dict[str, Any] | bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        site: Site,
+        about: dict[str, Any] | bool = False,
+        pages: Callable[[Any], Awaitable[None]] | None = None,
+        **kwargs: Any,
     ) -> None:
         #: What the dashboards' broker is told; False where nobody shall look.
         self.about = about
+        #: Called before the first page is shown, where pages aren't made at the start.
+        self.pages = pages
         self._private = site.dashboards.enabled and Places.of_site(site)
         exclusive = [pool.name for pool in site.pools.values() if pool.exclusive]
         self._exclusive = frozenset(map(pool_resource, exclusive))

@@ -15,7 +15,7 @@ import ssl
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from dask_site.dashboards.places import Places
 
 logger = logging.getLogger("dask_site")
 _VIEW = "X-Dask-View"
+_BY_MACHINES = ("/health", "/metrics")
 _FIRST_SECONDS = 2.0
 _AGAIN, _LONGEST_AGAIN = 1.0, 10.0
 _WAIT = 40.0
@@ -93,10 +94,13 @@ def start(where: Places, node: Any, routes: Any) -> None:
     """Serve a scheduler's dashboard behind the proxy, as soon as the broker knows of it.
 
     Instead of `distributed.node.ServerNode.start_http_server`. A scheduler may say as attribute
-    ``about`` what the broker is told, or False where it has no dashboard.
+    ``about`` what the broker is told, or False where it has no dashboard; as ``pages`` a
+    coroutine function of itself that makes its pages, when somebody asks for the first.
     """
     node.http_application = RoutingApplication(routes)
     server = PrivateServer(node.http_application)
+    if getattr(node, "pages", None) is not None:
+        server.first = partial(node.pages, node)
     node.http_server = server
     about = getattr(node, "about", None)
     if about is False:
@@ -127,11 +131,15 @@ class PrivateServer(HTTPServer):
     link: Link | None
     address: str
     port: Any
+    #: Awaited before the first request is answered; it must not make others wait for it.
+    first: Callable[[], Awaitable[None]] | None
 
     def initialize(self, *args: Any, **more: Any) -> None:
         """See tornado."""
         super().initialize(*args, **more)
         self.link = None
+        self.first = None
+        self._making: asyncio.Future[None] | None = None
         self.address, self.port = "", None
         self._views: dict[str, weakref.WeakSet[IOStream]] = {}
 
@@ -140,11 +148,27 @@ class PrivateServer(HTTPServer):
         delegate = super().start_request(server_conn, request_conn)
         return _Seen(delegate, partial(self._seen, request_conn))
 
-    def _seen(self, connection: Any, headers: HTTPHeaders) -> None:
+    def _seen(
+        self, connection: Any, start_line: Any, headers: HTTPHeaders
+    ) -> asyncio.Future[None] | None:
+        """Note whose connection it is; return what has to be awaited before its answer."""
         view = headers.get(_VIEW)
         stream = getattr(connection, "stream", None)
         if view and headers.get("Upgrade") and stream is not None:
             self._views.setdefault(view, weakref.WeakSet()).add(stream)
+        path = getattr(start_line, "path", "").partition("?")[0]
+        if self.first is None or path in _BY_MACHINES:
+            return None
+        if self._making is None:
+            self._making = asyncio.ensure_future(self._make(self.first))
+        return self._making
+
+    async def _make(self, first: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await first()
+        except Exception:
+            logger.exception("The dashboard's pages can't be made")
+        self.first = None
 
     def cut(self, views: list[str]) -> None:
         """End the connections of sessions that have ended."""
@@ -166,15 +190,30 @@ class PrivateServer(HTTPServer):
 class _Seen(HTTPMessageDelegate):
     """Passes everything on, and looks at the headers of requests."""
 
-    def __init__(self, delegate: HTTPMessageDelegate, look: Callable[[HTTPHeaders], None]) -> None:
+    def __init__(
+        self, delegate: HTTPMessageDelegate, look: Callable[..., asyncio.Future[None] | None]
+    ) -> None:
         self._delegate = delegate
         self._look = look
+        self._begun = False
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Any:
-        self._look(headers)
+        before = self._look(start_line, headers)
+        if before is not None:
+            return self._received_after(before, start_line, headers)
+        self._begun = True
         return self._delegate.headers_received(start_line, headers)
+
+    async def _received_after(
+        self, before: asyncio.Future[None], start_line: Any, headers: HTTPHeaders
+    ) -> None:
+        await asyncio.shield(before)  # others wait for it, too
+        self._begun = True
+        received = self._delegate.headers_received(start_line, headers)
+        if received is not None:
+            await received
 
     def data_received(self, chunk: bytes) -> Any:
         return self._delegate.data_received(chunk)
@@ -183,7 +222,8 @@ class _Seen(HTTPMessageDelegate):
         self._delegate.finish()
 
     def on_connection_close(self) -> None:
-        self._delegate.on_connection_close()
+        if self._begun:  # the delegate knows nothing of it before
+            self._delegate.on_connection_close()
 
 
 class Link:
