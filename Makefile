@@ -69,7 +69,15 @@ postgresql:
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive \
 	  apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--force-confold postgresql; }
 
-test: lint postgresql ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
+# The proxy of the JupyterHub that tests log in by.
+.PHONY: hub-proxy
+hub-proxy:
+	@command -v configurable-http-proxy >/dev/null || test "$$(id -u)" != 0 || { \
+	  echo "==> installing JupyterHub's proxy"; \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -q --no-install-recommends node-configurable-http-proxy; }
+
+test: lint postgresql hub-proxy ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
 	@echo "==> tests without containers"
 	pytest tests/unit tests/contract tests/local
 	@$(MAKE) --no-print-directory molecule

@@ -26,6 +26,9 @@ PARTS = {
     "SchedulerOptions": "`dask_site.scheduler`",
     "History": "`dask_site.history`",
     "Retention": "`dask_site.history.retention`",
+    "Dashboards": "`dask_site.dashboards`",
+    "Oidc": "`dask_site.dashboards.oidc`",
+    "Portal": "`dask_site.dashboards.portal`",
     "Environment": "`dask_site.environment`",
 }
 

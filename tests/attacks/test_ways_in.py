@@ -1,7 +1,7 @@
 """What users do all day: their own dashboards, from everywhere, without a line of theirs."""
 
 import pytest
-from attacked import link_to_id, node
+from attacked import link_to_id, node, variables
 
 SHOWN = "/status"
 KINDS = {
@@ -107,6 +107,35 @@ def test_sharing_from_python(in_background, browser, as_user):
     done = as_user("alice", "module load dask-site; dask-site dashboards unshare shared bob")
     assert done.rc == 0, done.stderr
     assert bob.go(facts["link"]).status == 403
+
+
+def test_a_portal_lets_its_users_in_and_nobody_else_does(stranger, as_user):
+    state = variables()["site"]["dashboards"]["state"]
+    path = f"{state}/secret/portal"
+    secret = node("login1").check_output(f"cat {path}").strip()
+    assert as_user("mallory", f"cat {path}").rc != 0
+    visitor = stranger()
+    url = f"{visitor.origin()}/login/portal"
+    for headers in (
+        {"X-Remote-User": "alice"},
+        {"X-Remote-User": "alice", "X-Dask-Portal": "x" * 64},
+        {"X-Dask-Portal-User": "alice", "X-Dask-Portal": secret},
+        {"X-Remote-User": "root", "X-Dask-Portal": secret},
+        {"X-Remote-User": "alice, bob", "X-Dask-Portal": secret},
+        {"X-Remote-User": "nobody-here", "X-Dask-Portal": secret},
+    ):
+        answer = visitor.request(url, headers=headers)
+        assert answer.status == 403 and not answer.header("location"), headers
+        more = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
+        assert visitor.curl(url, *more)[0] == 403, headers
+    right = {"X-Remote-User": "alice", "X-Dask-Portal": secret}
+    assert visitor.request(url, "POST", b"", right).status in {403, 405}
+    answer = visitor.request(url, headers=right)
+    assert answer.status == 303 and not answer.header("set-cookie")
+    assert visitor.log_in(answer.header("location")).status == 303
+    assert "alice" in visitor.request(f"{visitor.origin()}/").text
+    journal = node("login1").check_output("journalctl --no-pager -u dask-dashboards -t dask_proxy")
+    assert secret not in journal
 
 
 def test_the_command_line_says_what_is_wrong(as_user):

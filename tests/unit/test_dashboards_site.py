@@ -34,6 +34,15 @@ def site(**dashboards):
         ({"domain": "x.test", "enabled": True, "key": "/x"}, r"certificate: is missing"),
         ({"domain": "x.test", "port": 0}, "less than 1"),
         ({"domian": "x.test"}, "unknown key 'domian'"),
+        ({"oidc": {"issuer": "http://x.test", "client": "a", "secret": "/s"}}, "with https://"),
+        (
+            {"oidc": {"issuer": "https://x.test/a?b", "client": "a", "secret": "/s"}},
+            "with https://",
+        ),
+        ({"oidc": {"issuer": "https://x.test"}}, r"oidc\.client: is missing"),
+        ({"portal": {"header": "Cookie"}}, "can't name the header"),
+        ({"portal": {"header": "X-Dask-Portal"}}, "can't name the header"),
+        ({"portal": {"header": "X User; evil"}}, "can't name the header"),
     ],
 )
 def test_mistakes(said, why):

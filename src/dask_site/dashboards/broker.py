@@ -183,6 +183,39 @@ class Broker:
         await self.tell()
         return opened
 
+    async def enter(self, user: str) -> tuple[str, Session]:
+        """Return cookie and session of a user whom a provider knows; it is known on disk then.
+
+        Raises
+        ------
+        RefusedError
+            If nobody here has the name, it is root's, or the account is locked.
+        """
+        uid = await self._somebody(user)
+        opened = self.sessions.begin(uid)
+        logger.info("%s logged in by the provider", name_of(uid))
+        await self.tell()
+        return opened
+
+    async def link_of(self, user: str) -> str:
+        """Return the address that lets in the browser of a user whom a portal knows.
+
+        Raises
+        ------
+        RefusedError
+            As `enter` does.
+        """
+        return self.link(await self._somebody(user))
+
+    async def _somebody(self, user: str) -> int:
+        uid = await asyncio.to_thread(_user, user)
+        if uid == 0:
+            raise RefusedError("root does not log in from elsewhere", 403)
+        self._check(uid)
+        if uid in await asyncio.to_thread(_unusable, {uid}):  # nobody has looked at it so far
+            raise RefusedError(f"the account of {name_of(uid)} has no shell, or has expired", 403)
+        return uid
+
     def close(self, session: Session) -> None:
         """End a session, and what it has open."""
         self.sessions.close(session.id)

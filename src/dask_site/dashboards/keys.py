@@ -32,7 +32,7 @@ _SERVER, _CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_A
 
 
 def ensure(places: Places, *, web: bool) -> list[Path]:
-    """Make what is missing or ends soon: authorities, the proxies' keys, the broker's secret.
+    """Make what is missing or ends soon: authorities, the proxies' keys, the broker's secrets.
 
     Parameters
     ----------
@@ -57,6 +57,8 @@ def ensure(places: Places, *, web: bool) -> list[Path]:
     with _alone(places.secret / "lock"):
         if not (places.secret / "hmac").exists():
             write_whole(places.secret / "hmac", secrets.token_bytes(32), 0o600)
+        if not (places.secret / "portal").exists():
+            write_whole(places.secret / "portal", secrets.token_hex(32).encode() + b"\n", 0o600)
         made = [_authority(places, name) for name in AUTHORITIES]
         node, names = f"node-{places.host}", [places.host, places.host.partition(".")[0]]
         made.append(_leaf(places, "site", node, names, _SERVER))

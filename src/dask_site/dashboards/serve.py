@@ -14,8 +14,10 @@ from tornado.web import Application
 from dask_site.dashboards import keys
 from dask_site.dashboards.broker import Broker
 from dask_site.dashboards.control import Control
+from dask_site.dashboards.oidc import Provider
 from dask_site.dashboards.places import Places
-from dask_site.dashboards.web import Calls, Nothing, rules
+from dask_site.dashboards.secret_files import read_secret
+from dask_site.dashboards.web import BACK, Calls, Nothing, rules
 from dask_site.people import name_of
 from dask_site.services import systemd
 from dask_site.services.listening import unix_socket
@@ -24,6 +26,7 @@ from dask_site.whole import make_folder, write_whole
 
 logger = logging.getLogger("dask_site")
 _RENEWED = 86400.0
+_LEAST_SECRET = 32  # characters
 
 
 class ServeError(Exception):
@@ -50,11 +53,13 @@ async def serve(site: Site, places: Places | None = None) -> None:
         await broker.hear()  # before schedulers are told whom to let go on
         server, control = _listening(site, places, broker)
         write_whole(places.public / f"{places.host}.json", _where(places), 0o644)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ServeError(
             f"{error}: the folder {places.state} and {places.run} have to be of the account "
             "dask-dashboards, which the role dask_dashboards sees to"
         ) from None
+    except ValueError as error:
+        raise ServeError(str(error)) from None
     systemd.notify("READY=1")
     logger.info("Dashboards are reached at %s", places.origin())
     tasks = [
@@ -102,10 +107,17 @@ def _bundle(places: Places) -> None:
 
 
 def _listening(site: Site, places: Places, broker: Broker) -> tuple[HTTPServer, Control]:
+    said = site.dashboards
+    provider = Provider(said.oidc, places.origin() + BACK) if said.oidc else None
+    portal = b""
+    if said.portal:
+        portal = read_secret(said.portal.secret or places.secret / "portal", _LEAST_SECRET)
     application = Application(
-        rules(),
+        rules(provider=provider is not None, portal=bool(portal)),
         broker=broker,
         calls=Calls(broker),
+        provider=provider,
+        portal=portal,
         site=site.name,
         default_handler_class=Nothing,
         log_function=_log,

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 #: The prefix has browsers refuse it without Secure, for another path, or set by another host.
 COOKIE = "__Host-dask-site"
-LINK_SECONDS, TICKET_SECONDS = 60.0, 15.0
+LINK_SECONDS, TICKET_SECONDS, ATTEMPT_SECONDS = 60.0, 15.0, 600.0
 _EACH, _MOST = 20, 20_000
 _WORD = re.compile(r"([0-9a-z.-]{1,120})\.([0-9A-Za-z_-]{43})")
-_REMEMBERED = 600.0
+_REMEMBERED = 660.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,24 @@ class Session:
     id: str
     uid: int
     until: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A login that goes by a provider; all of it follows from the word that the browser keeps.
+
+    Attributes
+    ----------
+    word : str
+        For the browser's cookie.
+    state, nonce, verifier : str
+        As in OpenID Connect, of 43 characters each.
+    """
+
+    word: str
+    state: str
+    nonce: str
+    verifier: str
 
 
 class Sessions:
@@ -102,6 +120,25 @@ class Sessions:
         session = Session(_id(cookie), uid, self._clock() + self._seconds)
         self._own[session.id] = session
         return cookie, session
+
+    def attempt(self) -> Attempt:
+        """Begin a login that goes by a provider; it ends within ten minutes."""
+        return self._attempt(f"{secrets.token_hex(24)}.{self._end(ATTEMPT_SECONDS)}")
+
+    def attempted(self, word: str, state: str) -> Attempt | None:
+        """Return the login of a browser that comes back with a state; once."""
+        parts = self._parts("attempt", word, 2)
+        if parts is None or not self._is_ahead(parts[1]):
+            return None
+        attempt = self._attempt(".".join(parts))
+        same = hmac.compare_digest(attempt.state.encode(), state.encode("utf-8", "replace"))
+        return attempt if same and self._first(parts[0]) else None
+
+    def _attempt(self, said: str) -> Attempt:
+        state, nonce, verifier = (
+            self._proof(f"attempt {what}", said) for what in ("state", "nonce", "verifier")
+        )
+        return Attempt(self._word("attempt", said), state, nonce, verifier)
 
     def of(self, cookie: str) -> Session | None:
         """Return the session of a cookie of the login pages."""

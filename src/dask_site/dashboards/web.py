@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import hmac
 import json
 import logging
 import re
@@ -18,9 +19,10 @@ from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from dask_site.dashboards.broker import Asked, Broker
 from dask_site.dashboards.control import answer
+from dask_site.dashboards.oidc import OidcError
 from dask_site.dashboards.places import ID
 from dask_site.dashboards.registry import RefusedError
-from dask_site.dashboards.sessions import COOKIE, Session
+from dask_site.dashboards.sessions import ATTEMPT_SECONDS, COOKIE, Session
 from dask_site.identity import MungeError, requesting_user
 from dask_site.people import name_of
 from dask_site.web.rendering import STATIC, render
@@ -43,6 +45,9 @@ _HEADERS = {
 }
 _WAIT = 25.0
 _PAGES = ("status", "workers", "tasks", "graph")
+_ATTEMPT = "__Host-dask-site-oidc"
+#: Where a provider sends browsers back.
+BACK = "/login/oidc/back"
 _PATH = re.compile(r"/[A-Za-z0-9/_.-]{0,200}")
 
 
@@ -96,6 +101,14 @@ class Handler(RequestHandler):
             max_age=max(1, int(session.until - time.time())),
         )
 
+    async def let_in(self, cookie: str, session: Session) -> None:
+        """Send a browser with a new session to its pages."""
+        before = await self.session()
+        if before is not None:
+            self.broker.close(before)  # who logs in anew, perhaps as another, leaves none behind
+        self.set_login(COOKIE, cookie, session)
+        self.redirect("/", status=303)
+
     def write_error(self, status_code: int, **_: Any) -> None:
         """Send what was wrong as a page."""
         self.page("door_problem.html", status_code, status=status_code, user="")
@@ -135,7 +148,7 @@ class LoginPage(Handler):
         """Answer."""
         session = await self.session()
         user = "" if session is None else name_of(session.uid)
-        self.page("door_login.html", user=user)
+        self.page("door_login.html", user=user, by_provider=self.settings.get("provider"))
 
     async def post(self) -> None:
         """Let the browser in; or say, before that, as whom."""
@@ -149,14 +162,72 @@ class LoginPage(Handler):
             return
         opened = await self.broker.open(word)
         if opened is None:
-            self.page("door_login.html", 403, user="", used=True)
+            provider = self.settings.get("provider")
+            self.page("door_login.html", 403, user="", used=True, by_provider=provider)
             return
-        cookie, session = opened
-        before = await self.session()
-        if before is not None:
-            self.broker.close(before)  # who logs in anew, perhaps as another, leaves none behind
-        self.set_login(COOKIE, cookie, session)
-        self.redirect("/", status=303)
+        await self.let_in(*opened)
+
+
+class ToProvider(Handler):
+    """Sends a browser to the site's provider to log in."""
+
+    async def get(self) -> None:
+        """Answer."""
+        attempt = self.broker.sessions.attempt()
+        try:
+            address = await self.settings["provider"].address(attempt)
+        except OidcError as error:
+            logger.warning("Nobody can log in by the provider: %s", error)
+            raise HTTPError(502) from None
+        self.set_cookie(
+            _ATTEMPT,
+            attempt.word,
+            path="/",
+            secure=True,
+            httponly=True,
+            samesite="Lax",
+            max_age=int(ATTEMPT_SECONDS),
+        )
+        self.redirect(address, status=303)
+
+
+class FromProvider(Handler):
+    """Where the provider sends it back."""
+
+    async def get(self) -> None:
+        """Answer."""
+        answer = {name: self.get_query_argument(name) for name in self.request.query_arguments}
+        word = self.get_cookie(_ATTEMPT) or ""
+        # Only the browser that was sent there: nobody is logged in as another by a link.
+        attempt = self.broker.sessions.attempted(word, answer.get("state", ""))
+        if attempt is None:
+            raise HTTPError(403)
+        self.clear_cookie(_ATTEMPT, path="/", secure=True, httponly=True, samesite="Lax")
+        try:
+            user = await self.settings["provider"].user(attempt, answer)
+            opened = await self.broker.enter(user)
+        except (OidcError, RefusedError) as error:
+            logger.warning("A login by the provider is refused: %s", error)
+            raise HTTPError(403) from None
+        await self.let_in(*opened)
+
+
+class FromPortal(Handler):
+    """Gives a portal the link for a user's browser; the portal proves itself by its secret."""
+
+    async def get(self) -> None:
+        """Answer."""
+        given = self.request.headers.get
+        secret = given("X-Dask-Portal", "").encode("latin-1", "replace")
+        if not hmac.compare_digest(secret, self.settings["portal"]):
+            logger.warning("Somebody without its secret asks for a login as the portal")
+            raise HTTPError(403)
+        try:
+            link = await self.broker.link_of(given("X-Dask-Portal-User", ""))
+        except RefusedError as error:
+            logger.warning("A login by the portal is refused: %s", error)
+            raise HTTPError(403) from None
+        self.redirect(link, status=303)
 
 
 class LogoutPage(Handler):
@@ -425,9 +496,21 @@ class Static(StaticFileHandler):
         self.set_header("Cache-Control", "max-age=86400" if named else "no-cache")
 
 
-def rules() -> list[Any]:
-    """Return tornado's rules. What begins with /internal nginx passes on from itself alone."""
+def rules(*, provider: bool = False, portal: bool = False) -> list[Any]:
+    """Return tornado's rules. What begins with /internal nginx passes on from itself alone.
+
+    Parameters
+    ----------
+    provider, portal : bool
+        Whether users log in by one.
+    """
+    ways: list[Any] = []
+    if provider:
+        ways += [(r"/login/oidc", ToProvider), (BACK, FromProvider)]
+    if portal:
+        ways += [(r"/login/portal", FromPortal)]
     return [
+        *ways,
         (r"/internal/auth", Auth),
         (r"/internal/health", Health),
         (r"/_dask-site/in", Arrival),

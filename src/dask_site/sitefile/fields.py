@@ -29,6 +29,10 @@ _URL = re.compile(
 )
 _PREFIX = re.compile(r"#(?:SBATCH|PBS|BSUB|OAR|\$)\s*")
 _DOMAIN = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+"
+_HTTPS = re.compile(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/%-]*)?")
+_HEADER = r"[A-Za-z][A-Za-z0-9-]{1,60}"
+# Which have a meaning of their own on the way.
+_OUR_HEADERS = {"host", "connection", "cookie", "origin", "authorization", "x-dask-portal"}
 _LONGEST_DOMAIN = 200  # of 253: the name of a cluster goes before it
 _LONGEST_NAME = 100
 _LONGEST_TOKEN = 255
@@ -220,6 +224,24 @@ def domain(value: Any) -> str:
     return name
 
 
+def https_url(value: Any) -> str:
+    """Return an address that is called with TLS."""
+    given = text(value)
+    if not _HTTPS.fullmatch(given):
+        why = f"{show(given)} is no address that begins with https://"
+        raise Mistake(why, write="https://sso.example.org/realms/hpc")
+    return given
+
+
+def header(value: Any) -> str:
+    """Return the name of a header of HTTP, which none of ours has."""
+    given = text(value)
+    if not re.fullmatch(_HEADER, given) or given.lower() in _OUR_HEADERS:
+        why = f"{show(given)} can't name the header with the user's name"
+        raise Mistake(why, write="X-Remote-User")
+    return given
+
+
 def store_url(value: Any) -> str:
     """Return where the history is kept; the site file is for all to read, so no password."""
     named = text(value)
@@ -277,6 +299,12 @@ Principal = Annotated[
 StoreUrl = Annotated[str, _told(store_url)]
 Domain = Annotated[
     str, _told(domain), WithJsonSchema({"type": "string", "pattern": f"^{_DOMAIN}$"})
+]
+HttpsUrl = Annotated[
+    str, _told(https_url), WithJsonSchema({"type": "string", "pattern": f"^{_HTTPS.pattern}$"})
+]
+Header = Annotated[
+    str, _told(header), WithJsonSchema({"type": "string", "pattern": f"^{_HEADER}$"})
 ]
 Network = Annotated[str, _told(network)]
 Constraint = Annotated[str, _told(_one_of_shell(_CONSTRAINT, f"{_SAFE} & | * ( ) [ ]"))]

@@ -132,6 +132,45 @@ class History(Part):
     )
 
 
+class Oidc(Part):
+    """A provider of OpenID Connect by which users log in to their dashboards."""
+
+    issuer: fields.HttpsUrl = Field(
+        description="The provider, as it names itself.",
+        examples=["https://sso.example.org/realms/hpc"],
+    )
+    client: fields.Token = Field(
+        description="Under which the provider knows the dashboards.", examples=["dask-dashboards"]
+    )
+    secret: fields.Folder = Field(
+        description="File with the client's secret, read by the broker's account alone.",
+        examples=["/etc/dask-site/oidc.secret"],
+    )
+    claim: fields.Token = Field(
+        default="preferred_username",
+        description="Which of the provider's claims is the user's name on the login nodes. It must "
+        "be one that users can't choose for themselves.",
+        examples=["preferred_username"],
+    )
+
+
+class Portal(Part):
+    """A portal that knows who its users are: Open OnDemand, JupyterHub."""
+
+    secret: fields.Folder | None = Field(
+        default=None,
+        description="File with the word by which the portal proves itself, 32 characters or more, "
+        "which the broker's account reads; left out, the broker makes one, as secret/portal in its "
+        "folder.",
+        examples=["/etc/dask-site/portal.secret"],
+    )
+    header: fields.Header = Field(
+        default="X-Remote-User",
+        description="Header in which the portal says the user's name.",
+        examples=["X-Remote-User"],
+    )
+
+
 class Dashboards(Part):
     """How users reach the dashboards of their clusters, and nobody else does."""
 
@@ -167,6 +206,22 @@ class Dashboards(Part):
     )
     session: fields.Age = Field(
         default=timedelta(hours=12), description="How long a login lasts.", examples=["12h"]
+    )
+    oidc: Oidc | None = Field(
+        default=None,
+        description="A provider of OpenID Connect, beside the links that the command line prints.",
+        examples=[
+            {
+                "issuer": "https://sso.example.org/realms/hpc",
+                "client": "dask-dashboards",
+                "secret": "/etc/dask-site/oidc.secret",
+            }
+        ],
+    )
+    portal: Portal | None = Field(
+        default=None,
+        description="A portal whose word on who somebody is is taken.",
+        examples=[{"header": "X-Remote-User"}],
     )
 
 
