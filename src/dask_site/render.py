@@ -1,6 +1,7 @@
 """The files that a rollout puts into Dask's configuration folder."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -37,8 +38,9 @@ def render_site_yaml(site: Site) -> str:
 
         # A scheduler behind the proxy says the name of its origin where others say a port.
         places = Places.of_site(site)
-        distributed["dashboard"] = {"link": f"{places.origin('{port}')}/status"}
-        origins = [places.origin("*").removeprefix("https://")]
+        distributed["dashboard"] = {"link": places.page("{port}")}
+        # As the proxy says it, also where browsers see a path.
+        origins = [replace(places, paths=False).origin("*").removeprefix("https://")]
         distributed["scheduler"]["dashboard"] = {
             "bokeh-application": {"allow_websocket_origin": origins}
         }

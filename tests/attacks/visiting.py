@@ -50,10 +50,11 @@ class Visitor:
     domain: str
     cookies: dict[str, str] = field(default_factory=dict)
     page_of: dict[str, str] = field(default_factory=dict)
+    port: int = PORT
 
     def origin(self, cluster=""):
         name = f"{cluster}.{self.domain}" if cluster else self.domain
-        return f"https://{name}:{PORT}"
+        return f"https://{name}:{self.port}"
 
     def request(self, url, method="GET", body=None, headers=None, cookie=True, address=None):
         """Send one request; keep a cookie that comes back."""
@@ -87,7 +88,7 @@ class Visitor:
 
     def connection(self, hostname, address=None):
         """Return a connection on which anything can be sent, that names a host."""
-        connection = http.client.HTTPSConnection(hostname, PORT, timeout=_SECONDS)
+        connection = http.client.HTTPSConnection(hostname, self.port, timeout=_SECONDS)
         connection.sock = self.stream(hostname, address)
         return connection
 
@@ -96,7 +97,7 @@ class Visitor:
         context = ssl.create_default_context(cafile=str(self.authority))
         if files:
             context.load_cert_chain(**files)
-        plain = socket.create_connection((address or self.address, PORT), _SECONDS)
+        plain = socket.create_connection((address or self.address, self.port), _SECONDS)
         try:
             return context.wrap_socket(plain, server_hostname=hostname)
         except BaseException:
@@ -123,12 +124,12 @@ class Visitor:
 
     def websocket(self, cluster, path="/status/ws", origin=None, cookie=None, address=None):
         """Ask for a WebSocket; return (status, stream)."""
-        hostname = f"{cluster}.{self.domain}"
+        hostname = f"{cluster}.{self.domain}" if cluster else self.domain
         stream = self.stream(hostname, address)
         key = base64.b64encode(os.urandom(16)).decode()
         lines = [
             f"GET {path} HTTP/1.1",
-            f"Host: {hostname}:{PORT}",
+            f"Host: {hostname}:{self.port}",
             "Upgrade: websocket",
             "Connection: Upgrade",
             f"Sec-WebSocket-Key: {key}",

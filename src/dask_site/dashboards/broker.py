@@ -111,7 +111,10 @@ class Broker:
         """
         if not ID.fullmatch(asked.cluster) or not self._is_own_page(asked):
             return Verdict(403)
-        session = self.sessions.at(asked.cookie, asked.cluster)
+        if self.places.paths:  # all clusters are at the origin of the login pages
+            session = self.sessions.of(asked.cookie)
+        else:
+            session = self.sessions.at(asked.cookie, asked.cluster)
         if session is None:
             return Verdict(401)
         cluster = self.visible(session.uid, asked.cluster)
@@ -139,6 +142,8 @@ class Broker:
         """Return a cluster, if a user may look at it."""
         cluster = self.registry.get(name)
         if cluster is None or self.is_barred(uid) or self.is_barred(cluster.uid):
+            return None
+        if self.places.paths and cluster.uid != uid:
             return None
         return cluster if cluster.may_look(uid, self._clock()) else None
 
@@ -373,7 +378,7 @@ class Broker:
             for session in self.sessions.all()
             if self.sessions.get(session.id) and cluster.may_look(session.uid, now)
         ]
-        url = f"{self.places.origin(cluster.id)}/status"
+        url = self.places.page(cluster.id)
         return {"id": cluster.id, "url": url, "keep": keep}
 
     def lost(self, name: str, line: Callable[[dict[str, Any]], None]) -> None:
@@ -421,6 +426,9 @@ class Broker:
         RefusedError
             If there is no such cluster or user, or the time is none.
         """
+        if self.places.paths:
+            why = "Nothing is shared at this site: its dashboards have no names of their own"
+            raise RefusedError(why, 403)
         cluster = self.own(uid, name)
         whose = _user(user)
         number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
@@ -450,13 +458,14 @@ class Broker:
                 "node": c.node,
                 "begun": c.begun,
                 "silent": bool(c.lost),
-                "url": f"{self.places.origin(c.id)}/status",
+                "url": self.places.page(c.id),
                 "until": None if c.uid == uid else c.shares.get(uid),
                 "shares": {name_of(u): t for u, t in c.shares.items() if t > now}
                 if c.uid == uid
                 else {},
             }
             for c in self.registry.seen_by(uid)
+            if c.uid == uid or not self.places.paths
         ]
 
     def _note(self, what: str, cluster: Cluster, **more: Any) -> None:

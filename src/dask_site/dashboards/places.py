@@ -35,6 +35,8 @@ class Places:
         Folder of this node's sockets.
     host : str
         By which other nodes reach this one.
+    paths : bool
+        Whether clusters have paths below the domain, not names in front of it.
     """
 
     domain: str
@@ -42,6 +44,7 @@ class Places:
     state: Path
     run: Path = RUN
     host: str = ""
+    paths: bool = False
 
     @classmethod
     def of_site(cls, site: Site, run: Path = RUN) -> Places:
@@ -74,12 +77,17 @@ class Places:
             state=Path(os.path.expandvars(str(values["state"]))),
             run=run,
             host=hostname(),
+            paths=bool(values.get("paths")),
         )
 
     def origin(self, cluster: str = "") -> str:
         """Return the origin of a cluster's dashboard, or of the pages before them all."""
-        name = f"{cluster}.{self.domain}" if cluster else self.domain
+        name = f"{cluster}.{self.domain}" if cluster and not self.paths else self.domain
         return f"https://{name}" + (f":{self.port}" if self.port != _HTTPS else "")
+
+    def page(self, cluster: str, path: str = "/status") -> str:
+        """Return the address of a page of a cluster's dashboard."""
+        return self.origin(cluster) + (f"/c/{cluster}" if self.paths else "") + path
 
     @property
     def control(self) -> Path:

@@ -280,8 +280,12 @@ class Ticket(Handler):
             raise HTTPError(403)
         if not _PATH.fullmatch(path) or path.startswith("//"):
             path = "/status"
+        places = self.broker.places
+        if places.paths:
+            self.redirect(places.page(name, path), status=303)
+            return
         ticket = self.broker.sessions.ticket(session, name)
-        origin = self.broker.places.origin(name)
+        origin = places.origin(name)
         self.redirect(f"{origin}/_dask-site/in?word={ticket}&path={path}", status=303)
 
 

@@ -185,6 +185,13 @@ class Dashboards(Part):
         "own in front of it, so *.<domain> has to lead there too.",
         examples=["dask.example.org"],
     )
+    paths: fields.Flag = Field(
+        default=False,
+        description="Whether clusters have paths below the domain instead of names in front of it, "
+        "where the DNS has no wildcard. Dashboards are not kept from each other by the browser "
+        "then, so they can't be shared.",
+        examples=[True],
+    )
     port: Annotated[int, fields.whole(1, 65535)] = Field(
         default=443, description="Port of the proxy, with TLS.", examples=[443, 8443]
     )

@@ -4,6 +4,8 @@
 
 (() => {
   const Plain = window.WebSocket;
+  // Where the site has no name for each cluster, it is below a path.
+  const base = (location.pathname.match(/^\/c\/[a-z0-9]{16}(?=\/)/) || [""])[0];
   let waiting = false;
 
   async function wait() {
@@ -12,7 +14,7 @@
     for (let tries = 0; tries < 3600; tries++) {
       await new Promise((done) => setTimeout(done, 1000));
       try {
-        const answer = await fetch("/health", { cache: "no-store", redirect: "manual" });
+        const answer = await fetch(base + "/health", { cache: "no-store", redirect: "manual" });
         if (answer.ok || answer.status === 401 || answer.status === 403) break;
       } catch {
         // Nothing answers yet.

@@ -1,0 +1,238 @@
+"""A site without wildcard DNS: clusters below paths, by a broker and an nginx of their own here."""
+
+import json
+import shlex
+from pathlib import Path
+
+import jinja2
+import pytest
+from attacked import encoded, node, until, variables
+from visiting import NAVIGATION, Visitor
+
+ROLE = Path(__file__).parents[2] / "roles" / "dask_dashboards"
+PORT = 8444
+RUN, STATE, CONFIGURATION = "/run/dask-paths", "/var/lib/dask-paths", "/etc/dask-paths"
+PYTHON = "/opt/dask-site/current/env/bin/python"
+BROKER = """
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from dask_site import Site
+from dask_site.dashboards.places import Places
+from dask_site.dashboards.serve import serve
+site = Site.load("{configuration}/site.yml")
+asyncio.run(serve(site, Places.of_site(site, Path("{run}"))))
+"""
+SCHEDULER = """
+from pathlib import Path
+import dask
+from dask_site.dashboards import serving
+from dask_site.dashboards.places import Places
+places = Places("{domain}", {port}, Path("{state}"), Path("{run}"), "login1", True)
+serving.install(places)
+dask.config.set({{"distributed.dashboard.link": places.page("{{port}}")}})
+from distributed import LocalCluster
+if __name__ == "__main__":
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1)
+    tell(link=cluster.dashboard_link)
+    time.sleep(600)
+"""
+LINK = """
+from pathlib import Path
+from dask_site.dashboards import asking
+from dask_site.dashboards.places import Places
+places = Places("{domain}", {port}, Path("{state}"), Path("{run}"), "login1", True)
+tell(link=asking.ask(places, op="link")["url"])
+"""
+
+
+def told(code, **values):
+    domain = variables()["site"]["dashboards"]["domain"]
+    return code.format(
+        run=RUN, state=STATE, configuration=CONFIGURATION, port=PORT, domain=domain, **values
+    )
+
+
+def put(path, text):
+    done = node("login1").run(f"cat > {path} <<'EOF'\n{text}\nEOF")
+    assert done.rc == 0, done.stderr
+
+
+def configuration(dashboards):
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROLE / "templates"), trim_blocks=True, autoescape=False
+    )
+    return environment.get_template("nginx.conf.j2").render(
+        dask_site={**variables()["site"], "dashboards": dashboards},
+        dask_dashboards_modules="/usr/lib/nginx/modules",
+        dask_dashboards_connections=512,
+        dask_dashboards_address_limit=400,
+        _dask_dashboards_run=RUN,
+        _dask_dashboards_state=STATE,
+        _dask_dashboards_domain=dashboards["domain"],
+        _dask_dashboards_port=PORT,
+        _dask_dashboards_suffix=f":{PORT}",
+        _dask_dashboards_configuration=CONFIGURATION,
+        _dask_dashboards_certificate=f"{STATE}/proxy/web.pem",
+        _dask_dashboards_key=f"{STATE}/proxy/web.key",
+        _dask_dashboards_host="login1",
+    )
+
+
+@pytest.fixture(scope="module")
+def paths():
+    """The broker and the proxy of such a site, beside those of this one."""
+    host = node("login1")
+    dashboards = {
+        **variables()["site"]["dashboards"],
+        "paths": True,
+        "port": PORT,
+        "state": STATE,
+    }
+    site = {**variables()["site"], "dashboards": dashboards}
+    stop = (
+        "systemctl stop dask-paths-broker dask-paths-proxy 2>/dev/null; "
+        "systemctl reset-failed 2>/dev/null; "
+        f"rm -rf {STATE} {CONFIGURATION}; pkill -u alice -f paths.py"
+    )
+    host.run(stop)
+    host.check_output(
+        f"install -d -m 755 {CONFIGURATION} && "
+        f"install -d -m 755 -o dask-dashboards -g dask-dashboards {STATE} {STATE}/public && "
+        f"install -d -m 700 -o dask-dashboards -g dask-dashboards {STATE}/secret && "
+        f"install -d -m 2750 -o dask-dashboards -g dask-proxy {STATE}/proxy && "
+        f"cp /etc/dask-proxy/headers.js {CONFIGURATION}/"
+    )
+    put(f"{CONFIGURATION}/site.yml", json.dumps({"dask_site": site}))
+    put(f"{CONFIGURATION}/broker.py", told(BROKER))
+    host.check_output(
+        "systemd-run --unit dask-paths-broker --uid dask-dashboards --gid dask-dashboards "
+        "-p SupplementaryGroups=dask-proxy -p RuntimeDirectory=dask-paths "
+        f"-p RuntimeDirectoryMode=0755 {PYTHON} {CONFIGURATION}/broker.py"
+    )
+    assert until(lambda: host.file(f"{RUN}/control.sock").exists), host.check_output(
+        "journalctl --no-pager -u dask-paths-broker"
+    )
+    put(f"{CONFIGURATION}/nginx.conf", configuration(dashboards))
+    host.check_output(
+        "systemd-run --unit dask-paths-proxy --uid dask-proxy --gid dask-proxy "
+        "-p RuntimeDirectory=dask-paths-proxy /usr/sbin/nginx -p /run/dask-paths-proxy/ "
+        f"-c {CONFIGURATION}/nginx.conf -g 'daemon off; pid pid;'"
+    )
+    assert until(lambda: str(PORT) in host.run("ss -Hltn").stdout), host.check_output(
+        "journalctl --no-pager -u dask-paths-proxy"
+    )
+    yield
+    host.run(stop)
+
+
+@pytest.fixture(scope="module")
+def cluster(paths):
+    """Where alice's dashboard is."""
+    host = node("login1")
+    host.check_output(f"echo {encoded(told(SCHEDULER))} | base64 -d > /home/alice/paths.py")
+    line = "module load dask-site; setsid python paths.py > paths.out 2>&1 < /dev/null & echo"
+    host.check_output(f"runuser -l alice -c {shlex.quote(line)}")
+    log = "cat /home/alice/paths.out"
+    assert until(lambda: "FACTS" in host.run(log).stdout), host.run(log).stdout
+    return json.loads(host.check_output(log).split("FACTS ", 1)[1].splitlines()[0])["link"]
+
+
+@pytest.fixture(scope="module")
+def enter(paths, as_user, address, tmp_path_factory):
+    """Make a browser in which a user is logged in."""
+    authority = tmp_path_factory.mktemp("paths") / "site.pem"
+    authority.write_text(node("login1").check_output(f"cat {STATE}/public/site.pem") + "\n")
+    domain = variables()["site"]["dashboards"]["domain"]
+
+    def make(user=None):
+        visitor = Visitor(address(), authority, domain, port=PORT)
+        if user:
+            script = f"echo {encoded(told(LINK))} | base64 -d | python"
+            done = as_user(user, f"module load dask-site; {script}")
+            link = json.loads(done.stdout.split("FACTS ", 1)[1])["link"]
+            assert visitor.log_in(link).status == 303
+        return visitor
+
+    return make
+
+
+def test_its_owner_sees_it_and_nobody_else_does(cluster, enter):
+    alice, bob, nobody = enter("alice"), enter("bob"), enter()
+    base = cluster.removesuffix("/status")
+    name = base.rpartition("/")[2]
+    assert base == f"{alice.origin()}/c/{name}"
+    for page in (
+        "/status",
+        "/workers",
+        "/info/main/workers.html",
+        "/health",
+        "/statics/css/base.css",
+    ):
+        assert alice.go(base + page).status == 200, page
+        assert bob.go(base + page).status == 403, page
+        assert nobody.request(base + page).status == 401, page
+    assert alice.go(base).status == alice.go(f"{base}/").status == 200
+    assert nobody.request(cluster, headers=NAVIGATION).header("location") == "/login"
+    assert cluster in alice.request(f"{alice.origin()}/").text
+    assert name not in bob.request(f"{bob.origin()}/").text
+    # A page leads to nothing but what is below the path.
+    page = alice.go(f"{base}/info/main/workers.html").text
+    assert 'href="/' not in page.replace('href="/_dask-site', "")
+
+
+def test_websockets(cluster, enter):
+    alice, bob = enter("alice"), enter("bob")
+    path = cluster.removeprefix(alice.origin()) + "/ws"
+    alice.go(cluster)
+    status, stream = alice.websocket("", path)
+    assert status == 101 and stream.recv(1)
+    stream.close()
+    assert bob.websocket("", path)[0] == 403
+    for origin in ("https://evil.test", "null", f"https://x.{alice.domain}:{PORT}"):
+        assert alice.websocket("", path, origin=origin)[0] == 403, origin
+
+
+def test_paths_lead_nowhere_else(cluster, enter):
+    alice, bob = enter("alice"), enter("bob")
+    base = cluster.removesuffix("/status").removeprefix(alice.origin())
+    for path in (
+        f"{base}/../../{base}/status",
+        f"/c/aaaaaaaaaaaaaaaa/..{base.removeprefix('/c')}/status",
+        f"{base}/%2e%2e/%2e%2e{base}/status",
+        f"/{base}/status",
+        f"/c/..{base}/status",
+        f"/%63{base.removeprefix('/c')}/status",
+    ):
+        assert bob.curl(bob.origin() + path)[0] in {400, 401, 403, 404}, path
+        assert bob.request(bob.origin() + path, headers=NAVIGATION).status in {400, 403, 404}, path
+    for path in (
+        f"{base}/../status",
+        f"{base}/../../internal/auth",
+        f"{base}/..%2f..%2finternal/auth",
+    ):
+        assert alice.curl(alice.origin() + path)[0] in {400, 401, 403, 404}, path
+    assert alice.curl(alice.origin() + f"{base}/x/../status")[0] == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
+def test_a_dashboard_is_only_looked_at(method, cluster, enter):
+    alice = enter("alice")
+    assert alice.request(cluster, method).status == 405
+    assert alice.request(cluster, headers=NAVIGATION).status == 200
+
+
+def test_names_are_not_there(cluster, enter):
+    alice = enter("alice")
+    name = cluster.removesuffix("/status").rpartition("/")[2]
+    assert alice.request(f"https://{name}.{alice.domain}:{PORT}/status").status == 421
+
+
+def test_nothing_is_shared(cluster, as_user):
+    name = cluster.removesuffix("/status").rpartition("/")[2]
+    code = told(LINK).replace(
+        'asking.ask(places, op="link")["url"]',
+        f'asking.ask(places, op="share", cluster="{name}", user="bob", seconds=60)',
+    )
+    done = as_user("alice", f"module load dask-site; echo {encoded(code)} | base64 -d | python")
+    assert done.rc != 0 and "no names of their own" in done.stderr
