@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
 import secrets
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from dask_site.dashboards.broker import Asked, Broker
 from dask_site.dashboards.control import answer
-from dask_site.dashboards.places import ID
+from dask_site.dashboards.onward import after_login, first_page, is_path
 from dask_site.dashboards.registry import RefusedError
 from dask_site.dashboards.sessions import COOKIE, Session
 from dask_site.identity import MungeError, requesting_user
@@ -43,7 +42,6 @@ _HEADERS = {
 }
 _WAIT = 25.0
 _PAGES = ("status", "workers", "tasks", "graph")
-_PATH = re.compile(r"/[A-Za-z0-9/_.-]{0,200}")
 
 
 class Handler(RequestHandler):
@@ -123,7 +121,7 @@ class Auth(Handler):
         self.clear()
         self.set_status(verdict.status)
         if verdict.status == 204:
-            for name in ("upstream", "name", "host", "view"):
+            for name in ("upstream", "name", "host", "view", "user"):
                 self.set_header(f"X-Dask-{name.title()}", getattr(verdict, name))
         self.finish()
 
@@ -156,7 +154,7 @@ class LoginPage(Handler):
         if before is not None:
             self.broker.close(before)  # who logs in anew, perhaps as another, leaves none behind
         self.set_login(COOKIE, cookie, session)
-        self.redirect("/", status=303)
+        self.redirect(after_login(self.form("onward")), status=303)
 
 
 class LogoutPage(Handler):
@@ -188,6 +186,7 @@ class ListPage(Handler):
         self.page(
             "door_list.html",
             user=name_of(session.uid),
+            history=self.broker.history_url,
             pages=lambda one: [*_PAGES[:1], *(["pools"] if one["pools"] else []), *_PAGES[1:]],
             mine=[one for one in listed if one["until"] is None],
             shared=[one for one in listed if one["until"] is not None],
@@ -195,7 +194,7 @@ class ListPage(Handler):
 
 
 class Ticket(Handler):
-    """Sends a browser that is logged in on to a cluster's origin, with a word that works once."""
+    """Sends a browser on to the origin of a cluster or the history, with a word that works once."""
 
     async def get(self) -> None:
         """Answer."""
@@ -204,18 +203,17 @@ class Ticket(Handler):
         if session is None:
             self.redirect("/login", status=303)
             return
-        cluster = self.broker.visible(session.uid, name) if ID.fullmatch(name) else None
-        if cluster is None:
+        if not self.broker.reaches(session.uid, name):
             raise HTTPError(403)
-        if not _PATH.fullmatch(path) or path.startswith("//"):
-            path = "/status"
+        if not is_path(path):
+            path = first_page(name)
         ticket = self.broker.sessions.ticket(session, name)
         origin = self.broker.places.origin(name)
         self.redirect(f"{origin}/_dask-site/in?word={ticket}&path={path}", status=303)
 
 
 class Arrival(Handler):
-    """Takes the ticket at the cluster's origin."""
+    """Takes the ticket at the origin that it is for."""
 
     def get(self) -> None:
         """Answer."""
@@ -226,8 +224,7 @@ class Arrival(Handler):
             raise HTTPError(403)
         path = self.get_query_argument("path", "/")
         self.set_login(COOKIE, cookie, session)
-        allowed = _PATH.fullmatch(path) and not path.startswith("//")
-        self.redirect(path if allowed else "/status", status=303)
+        self.redirect(path if is_path(path) else first_page(cluster), status=303)
 
 
 class Questions(Handler):
