@@ -129,6 +129,13 @@ class Auth(Handler):
 class LoginPage(Handler):
     """Where a link from the command line leads; its word stands behind #, where no log sees it."""
 
+    def set_default_headers(self) -> None:
+        """Let the form lead on to other origins of the site: browsers hold redirects to it, too."""
+        super().set_default_headers()
+        leads = f"form-action 'self' {self.broker.places.origin('*')}"
+        policy = _POLICY.replace("form-action 'self'", leads)
+        self.set_header("Content-Security-Policy", policy)
+
     async def get(self) -> None:
         """Answer."""
         session = await self.session()
