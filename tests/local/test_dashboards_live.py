@@ -30,6 +30,7 @@ site = Site.from_mapping({
     "schema": 1, "name": "Test", "resource_manager": "local",
     "pools": {"cpu": {"cores": 1, "memory": "1GiB"}},
     "dashboards": {"enabled": True, "domain": "dask.test", "port": 8443, "state": sys.argv[1]},
+    "history": {"enabled": True, "state": sys.argv[1] + "/history", "socket": sys.argv[2] + "/h"},
 })
 asyncio.run(serve(site, Places.of_site(site, Path(sys.argv[2]))))
 """
@@ -237,3 +238,51 @@ def test_questions_that_are_none(folders):
                 said = one.recv(65536)
                 assert not said or "error" in json.loads(said), sent[:50]
         assert asking.ask(places(folders), op="list")["dashboards"] == []
+
+
+def test_a_link_to_the_history_leads_there_once_it_has_logged_in(folders):
+    broker_at = f"{folders[1]}/proxy/broker.sock"
+    form = {"Origin": ORIGIN, "Content-Type": "application/x-www-form-urlencoded"}
+
+    def logged_in_with(link, onward):
+        word = link.partition("#")[2].partition("/")[0]
+        body = urlencode({"word": word, "onward": onward})
+        status, headers, _ = ask(broker_at, "/login", form, "POST", body)
+        assert status == 303
+        return headers["Location"], {"Cookie": f"{COOKIE}={cookie_of(headers)}"}
+
+    with process(BROKER, *folders) as broker:
+        up(broker, folders)
+        about = {"op": "link", "cluster": "history", "path": "/clusters/ab"}
+        link = asking.ask(places(folders), **about)["url"]
+        onward = "/" + link.partition("#")[2].partition("/")[2]
+        there, known = logged_in_with(link, onward)
+        assert there == onward == "/ticket?cluster=history&path=/clusters/ab"
+        _, headers, _ = ask(broker_at, there, known)
+        host, _, query = headers["Location"].partition("?")
+        assert host == "https://history.dask.test:8443/_dask-site/in"
+        arrived = {"X-Dask-Cluster": "history"}
+        assert ask(broker_at, f"/_dask-site/in?{query}", {"X-Dask-Cluster": "a" * 16})[0] == 403
+        status, headers, _ = ask(broker_at, f"/_dask-site/in?{query}", arrived)
+        assert (status, headers["Location"]) == (303, "/clusters/ab")
+        assert ask(broker_at, f"/_dask-site/in?{query}", arrived)[0] == 403
+        cookie = cookie_of(headers)
+        # What a browser says of itself goes nowhere.
+        said = {"X-Dask-User": "0", "Cookie": f"{COOKIE}={cookie}", **arrived}
+        status, headers, _ = ask(broker_at, "/internal/auth", said)
+        assert (status, headers["X-Dask-User"]) == (204, str(os.getuid()))
+        assert headers["X-Dask-Upstream"] == f"http://unix:{folders[1]}/h:"
+        assert b"history.dask.test" not in ask(broker_at, "/", known)[2]  # no service is there
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(f"{folders[1]}/h")
+            assert b'href="https://history.dask.test:8443/"' in ask(broker_at, "/", known)[2]
+        # Browsers hold the redirects of a form to its page's policy.
+        policy = ask(broker_at, "/login")[1]["Content-Security-Policy"]
+        assert "form-action 'self' https://*.dask.test:8443;" in policy
+        policy = ask(broker_at, "/", known)[1]["Content-Security-Policy"]
+        assert "form-action 'self';" in policy
+        # A page that links to anywhere else leads to the list.
+        link = asking.ask(places(folders), op="link")["url"]
+        assert logged_in_with(link, "https://evil.example/")[0] == "/"
+        assert asking.ask(places(folders), op="logout") == {"ended": 2}
+        assert ask(broker_at, "/internal/auth", said)[0] == 401

@@ -38,7 +38,7 @@ class Local(http.client.HTTPConnection):
         self.sock.settimeout(20)
         self.sock.connect(sys.argv[1])
 call = Local("localhost")
-call.request(sys.argv[2], sys.argv[3], sys.argv[4] or None)
+call.request(sys.argv[2], sys.argv[3], sys.argv[4] or None, json.loads(sys.argv[5]))
 answer = call.getresponse()
 print(json.dumps([answer.status, json.loads(answer.read())]))
 """
@@ -55,7 +55,7 @@ def free_port():
 class Node:
     """A process of the service; several may share a folder."""
 
-    def __init__(self, folder, name="a", **history):
+    def __init__(self, folder, name="a", dashboards=None, **history):
         self.folder = folder
         self.socket = folder / name / "history.sock"
         self.port = free_port()
@@ -78,6 +78,7 @@ class Node:
             "resource_manager": "local",
             "pools": {"cpu": {"cores": 1, "memory": "1GiB", "cost": {"core_hour": 0.5}}},
             "history": settings,
+            "dashboards": dashboards or {},
         }
         self.file.write_text(yaml.safe_dump({"dask_site": site}))
         self.process = None
@@ -119,8 +120,9 @@ class Node:
         self.until(lambda: self.role() == "writer")
         return self
 
-    def call(self, method, path, body="", uid=None):
+    def call(self, method, path, body="", uid=None, headers=None):
         command = ["/usr/bin/python3", "-I", "-c", CALL, str(self.socket), method, path, body]
+        command.append(json.dumps(headers or {}))
         as_user = {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", **as_user)
         if done.returncode:
@@ -270,6 +272,37 @@ def test_nobody_sees_what_is_anothers(folder, node):
     assert all(entry["uid"] == 0 for entry in noted)
     assert node.call("DELETE", "/api/v1/clusters", uid=BOB) == (200, {"forgotten": 1})
     assert node.call("GET", f"/api/v1/clusters/{alices}", uid=ALICE)[0] == 200
+
+
+@only_root
+def test_the_account_of_the_proxy_alone_says_whose_a_request_is(folder):
+    person = next(p for p in pwd.getpwall() if p.pw_uid and p.pw_name not in {"daemon", "nobody"})
+    proxy = pwd.getpwnam("daemon").pw_uid
+    dashboards = {"enabled": True, "domain": "dask.test", "port": 8443}
+    node = Node(folder, dashboards=dashboards).start(DASK_SITE_PROXY_USER="daemon").writes()
+    host = "history.dask.test:8443"
+    behind = {"X-Dask-User": str(person.pw_uid), "Host": host}
+
+    def who(uid=None, **more):
+        status, said = node.call("GET", "/api/v1/whoami", uid=uid, headers={**behind, **more})
+        return said["user"] if status == 200 else status
+
+    try:
+        assert who(proxy) == person.pw_name
+        assert (who(BOB), who()) == (str(BOB), "root")
+        for value, status in (("", 401), ("root", 401), ("0", 403), (str(BOB), 403)):
+            assert who(proxy, **{"X-Dask-User": value}) == status, value
+        assert who(proxy, Host="localhost") == 400
+        for more, status in (({}, 403), ({"Origin": f"https://{host}"}, 200)):
+            sent = {**behind, **more}
+            assert node.call("DELETE", "/api/v1/clusters", "", proxy, sent)[0] == status
+        assert node.call("POST", "/api/v1/sessions", "{}", proxy, behind)[0] == 403
+        assert node.call("POST", "/api/v1/sessions", "{}", BOB, behind)[0] == 200
+        assert node.call("GET", "/metrics", "", proxy, behind)[0] == 403
+        # On the port it says nothing.
+        assert node.tls(path="/api/v1/whoami", headers={"X-Dask-User": "1"})[0].status == 401
+    finally:
+        node.stop(signal.SIGKILL)
 
 
 @only_root

@@ -1,6 +1,7 @@
 """What a broker decides, and what brokers tell each other."""
 
 import asyncio
+import json
 import os
 import pwd
 import stat
@@ -12,6 +13,8 @@ from cryptography import x509
 from dask_site.dashboards import broker as brokers
 from dask_site.dashboards import keys
 from dask_site.dashboards.broker import Asked, Broker
+from dask_site.dashboards.onward import after_login
+from dask_site.dashboards.past import Past
 from dask_site.dashboards.peers import Peers
 from dask_site.dashboards.places import ID, Places
 from dask_site.dashboards.registry import EACH, Cluster, RefusedError, new_id
@@ -44,8 +47,8 @@ def places(tmp_path):
 
 @pytest.fixture
 def make(places, clock):
-    def made(host="login1"):
-        return Broker(replace(places, host=host), 3600, clock)
+    def made(host="login1", past=None):
+        return Broker(replace(places, host=host), 3600, clock, past)
 
     return made
 
@@ -53,6 +56,16 @@ def make(places, clock):
 @pytest.fixture
 def broker(make):
     return make()
+
+
+@pytest.fixture
+def past(tmp_path):
+    (tmp_path / "history").mkdir()
+    return Past(tmp_path / "history.sock", tmp_path / "history")
+
+
+def writes(past, host):
+    (past.state / "where.json").write_text(json.dumps({"host": host, "port": 8791}))
 
 
 def registered(broker, uid=ME, lines=None, **about):
@@ -380,3 +393,137 @@ def test_names_that_users_choose_are_one_line(broker):
     assert known.name.isprintable() and len(known.name) <= 100
     assert set(known.pools) == {"x", "y"} and len(known.pools) <= 50
     assert Cluster.from_dict(known.to_dict()) == known
+
+
+# -- the history ---------------------------------------------------------------------------------
+
+
+def test_the_history_has_the_same_login(make, past):
+    broker = make(past=past)
+    _, mine = logged_in(broker, ME, "history")
+    verdict = broker.decide(Asked("history", mine))
+    assert (verdict.status, verdict.user) == (204, str(ME))
+    assert verdict.upstream == f"http://unix:{past.socket}:"
+    assert verdict.host == "history.dask.test:8443"
+    for cookie in ("", "x.y", mine[:-1], mine.replace("history", "a" * 16)):
+        assert broker.decide(Asked("history", cookie)).status == 401
+    cluster = registered(broker)
+    _, theirs = logged_in(broker, OTHER, cluster)
+    # A cookie of one origin is none of another, and a dashboard is told nobody's number.
+    assert broker.decide(Asked("history", theirs)).status == 401
+    assert broker.decide(Asked(cluster, mine)).status == 401
+    _, own = logged_in(broker, ME, cluster)
+    assert broker.decide(Asked(cluster, own)).user == ""
+    _, theirs = logged_in(broker, OTHER, "history")
+    assert broker.decide(Asked("history", theirs)).user == str(OTHER)
+
+
+def test_a_ticket_for_the_history_is_none_for_a_cluster(make, past):
+    broker = make(past=past)
+    cluster, (_, session) = registered(broker), broker.sessions.begin(ME)
+    for one, other in (("history", cluster), (cluster, "history")):
+        ticket = broker.sessions.ticket(session, one)
+        assert broker.sessions.redeem(ticket, other) is None
+        assert broker.sessions.redeem(ticket, one)
+        assert broker.sessions.redeem(ticket, one) is None
+
+
+def test_where_there_is_no_history_nobody_is_led_to_it(broker):
+    _, mine = logged_in(broker, ME, "history")
+    assert broker.decide(Asked("history", mine)).status == 403
+    assert not broker.reaches(ME, "history") and not broker.history_url
+    with pytest.raises(RefusedError, match="no such dashboard"):
+        broker.link(ME, "history")
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ({}, 204),
+        ({"origin": "https://history.dask.test:8443", "site": "same-origin"}, 204),
+        ({"site": "same-site", "mode": "navigate", "dest": "document"}, 204),
+        ({"origin": "https://dask.test:8443"}, 403),
+        ({"origin": "https://aaaaaaaaaaaaaaaa.dask.test:8443"}, 403),
+        ({"origin": "https://history.dask.test"}, 403),
+        ({"origin": "null"}, 403),
+        ({"site": "same-site", "mode": "cors", "dest": "empty"}, 403),
+        ({"site": "same-site", "mode": "navigate", "dest": "iframe"}, 403),
+        ({"upgrade": "websocket", "origin": "https://aaaaaaaaaaaaaaaa.dask.test:8443"}, 403),
+    ],
+)
+def test_from_which_page_the_history_is_asked(make, past, asked, status):
+    broker = make(past=past)
+    _, mine = logged_in(broker, ME, "history")
+    assert broker.decide(Asked("history", mine, **asked)).status == status
+
+
+def test_who_is_kept_out_sees_no_history(make, past):
+    broker = make(past=past)
+    session, mine = logged_in(broker, ME, "history")
+    assert broker.decide(Asked("history", mine)).status == 204
+    broker._barred = frozenset({ME})  # an account that is gone, before its session is ended
+    assert broker.decide(Asked("history", mine)).status == 403
+    assert not broker.reaches(ME, "history")
+    broker._barred = frozenset()
+    broker.lock(0, name_of(ME), locked=True)
+    assert broker.decide(Asked("history", mine)).status == 401
+    broker.lock(0, name_of(ME), locked=False)
+    assert broker.decide(Asked("history", mine)).status == 401
+    session, mine = logged_in(broker, ME, "history")
+    broker.close(session)
+    assert broker.decide(Asked("history", mine)).status == 401
+
+
+def test_the_history_is_asked_where_it_is_written(make, past):
+    here, there = make("login1", past), make("login2", past)
+    _, mine = logged_in(here, ME, "history")
+    assert not here.history_url
+    asyncio.run(there.tell())
+    for host, upstream, name in (
+        ("login1", f"http://unix:{past.socket}:", "-"),
+        ("login2", "https://10.0.0.2:8443", "login2"),
+        ("elsewhere", f"http://unix:{past.socket}:", "-"),  # no proxy leads there
+    ):
+        writes(past, host)
+        here._addresses["login2"] = "10.0.0.2"
+        asyncio.run(here.hear())
+        verdict = here.decide(Asked("history", mine))
+        assert (verdict.status, verdict.upstream, verdict.name) == (204, upstream, name)
+        assert verdict.user == str(ME)
+        assert here.history_url == "https://history.dask.test:8443/"
+    (past.state / "where.json").write_text("{")
+    asyncio.run(here.hear())
+    assert here.decide(Asked("history", mine)).upstream == f"http://unix:{past.socket}:"
+
+
+def test_links_lead_on_to_pages_of_ours_alone(make, past):
+    broker = make(past=past)
+    before, _, after = broker.link(ME, "history", "/clusters/ab-1").partition("#")
+    word, slash, rest = after.partition("/")
+    assert before == "https://dask.test:8443/login"
+    assert broker.sessions.linked(word) == ME
+    assert after_login(slash + rest) == "/ticket?cluster=history&path=/clusters/ab-1"
+    cluster = registered(broker)
+    assert broker.link(ME, cluster, "/status").endswith(f"/ticket?cluster={cluster}&path=/status")
+    with pytest.raises(RefusedError, match="no such dashboard"):
+        broker.link(OTHER, cluster, "/status")
+    for name in ("", "x", "historyy", new_id(), 7, [], "history\n"):
+        with pytest.raises(RefusedError, match="no such dashboard"):
+            broker.link(ME, name)
+    for path in ("", "x", "//evil.example", "/a?b", "/a b", "/\\x", "/a\n", None, 7, "/" * 300):
+        with pytest.raises(RefusedError, match="path must be"):
+            broker.link(ME, "history", path)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("", "x", "//evil.example", "https://evil.example/", "/\\evil.example", "/logout"),
+        *("/ticket", "/ticket?cluster=history", "/ticket?cluster=history&path=//evil.example"),
+        *("/ticket?cluster=history&path=/\r\nX: y", "/ticket?cluster=history&path=/a&path=//b"),
+        *("/ticket?cluster=evil&path=/", "/ticket?cluster=history&path=/\n", "/ticket/../x"),
+        *("//ticket?cluster=history&path=/", " /ticket?cluster=history&path=/"),
+    ],
+)
+def test_a_login_leads_nowhere_else(given):
+    assert after_login(given) == "/"

@@ -5,6 +5,7 @@ import http.client
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 from history_storing import close_all
 from tornado.httpserver import HTTPServer
@@ -78,8 +79,8 @@ class Serving:
 
 
 @contextmanager
-def serving(folder, admins=("root",), coordinators=None, url=None):
-    """Serve the pages of a store."""
+def serving(folder, admins=("root",), coordinators=None, url=None, local=(), **settings):
+    """Serve the pages of a store; `local` are further sockets on which they are."""
     history = {"state": str(folder), "spool": f"{folder}/spool/$USER", "socket": f"{folder}/s"}
     site = Site.from_mapping({**SITE, "history": history})
     loop = asyncio.new_event_loop()
@@ -90,7 +91,7 @@ def serving(folder, admins=("root",), coordinators=None, url=None):
     ):
         context = Context(
             site=site,
-            settings=Settings.of_site(site),
+            settings=replace(Settings.of_site(site), **settings),
             directory=Directory(admins, coordinators),
             sessions=Sessions(),
             audit=AuditLog(folder / "audit"),
@@ -105,7 +106,7 @@ def serving(folder, admins=("root",), coordinators=None, url=None):
         sockets = bind_sockets(0, "127.0.0.1")
 
         async def serve():
-            HTTPServer(application).add_sockets(sockets)
+            HTTPServer(application).add_sockets([*sockets, *local])
 
         def run():
             asyncio.set_event_loop(loop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import dask
 
 from dask_site.calls import Calls, ServiceDownError, SourceError, Where
-from dask_site.dashboards.places import Places
+from dask_site.dashboards.onward import is_path
+from dask_site.dashboards.places import HISTORY, Places
 
 _SECONDS = 5.0
 _LONGEST = 4 * 1024 * 1024
@@ -59,6 +61,29 @@ def ask(where: Places | None = None, **question: Any) -> dict[str, Any]:
     if "error" in said:
         raise DashboardError(str(said["error"]))
     return said
+
+
+def history_link(path: str) -> str | None:
+    """Return an address that logs a browser in and leads to a page of the history.
+
+    Returns
+    -------
+    str or None
+        None where the history's own link has to do: this site has no broker or none answers, the
+        broker leads to no such path, or root asks, whom the history does not let in this way.
+
+    Raises
+    ------
+    DashboardError
+        If the broker refuses.
+    """
+    where = places()
+    if where is None or os.getuid() == 0 or not is_path(path):
+        return None
+    try:
+        return str(ask(where, op="link", cluster=HISTORY, path=path)["url"])
+    except BrokerDownError:
+        return None
 
 
 def is_near(where: Places) -> bool:

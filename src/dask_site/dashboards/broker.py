@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from dask_site.dashboards import keys
+from dask_site.dashboards.onward import is_path, ticket
+from dask_site.dashboards.past import Past
 from dask_site.dashboards.peers import Peers, Told
-from dask_site.dashboards.places import ID, Places
+from dask_site.dashboards.places import HISTORY, ID, Places
 from dask_site.dashboards.registry import Cluster, RefusedError, Registry
 from dask_site.dashboards.sessions import Session, Sessions
 from dask_site.people import name_of
@@ -37,7 +39,11 @@ _NOTHING = "There is no such dashboard, or none of yours."
 
 @dataclass(frozen=True)
 class Asked:
-    """A request for a dashboard, as nginx has it; texts are as the browser sent them."""
+    """A request for a dashboard or the history, as nginx has it.
+
+    Texts are as the browser sent them, but for `cluster`, which nginx takes from the name that was
+    called: a cluster's id, or `history`.
+    """
 
     cluster: str
     cookie: str = ""
@@ -64,6 +70,8 @@ class Verdict:
         For the Host header.
     view : str
         By which the scheduler knows the connections of the session.
+    user : str
+        For the history alone: the number of the user, who has none of its own sessions.
     """
 
     status: int
@@ -71,6 +79,7 @@ class Verdict:
     name: str = ""
     host: str = ""
     view: str = ""
+    user: str = ""
 
 
 class Broker:
@@ -81,12 +90,20 @@ class Broker:
     places : Places
     seconds : float
         How long a login lasts.
+    past : Past, optional
+        The site's history, where it keeps one.
     """
 
     def __init__(
-        self, places: Places, seconds: float, clock: Callable[[], float] = time.time
+        self,
+        places: Places,
+        seconds: float,
+        clock: Callable[[], float] = time.time,
+        past: Past | None = None,
     ) -> None:
         self.places = places
+        self.past = past
+        self._writer = ""
         self.peers = Peers(places.secret, places.host, clock)
         self.registry = Registry(places.host, clock)
         key = keys.hmac_key(places)
@@ -105,11 +122,12 @@ class Broker:
     # -- requests for dashboards -------------------------------------------------------------
 
     def decide(self, asked: Asked) -> Verdict:
-        """Decide about a request for a dashboard.
+        """Decide about a request for a dashboard, or for the history.
 
         A dashboard that isn't there is not told apart from one that is another's.
         """
-        if not ID.fullmatch(asked.cluster) or not self._is_own_page(asked):
+        known = asked.cluster == HISTORY or ID.fullmatch(asked.cluster)
+        if not known or not self._is_own_page(asked):
             return Verdict(403)
         if self.places.paths:  # all clusters are at the origin of the login pages
             session = self.sessions.of(asked.cookie)
@@ -117,6 +135,10 @@ class Broker:
             session = self.sessions.at(asked.cookie, asked.cluster)
         if session is None:
             return Verdict(401)
+        if asked.cluster == HISTORY:
+            way = self._way_to_history()
+            allowed = way is not None and self.reaches(session.uid, HISTORY)
+            return replace(way, user=str(session.uid)) if way and allowed else Verdict(403)
         cluster = self.visible(session.uid, asked.cluster)
         if cluster is None:
             return Verdict(403)
@@ -147,6 +169,29 @@ class Broker:
             return None
         return cluster if cluster.may_look(uid, self._clock()) else None
 
+    def reaches(self, uid: int, name: str) -> bool:
+        """Return whether a user may go to a cluster's dashboard, or to the history."""
+        if name == HISTORY:
+            return self.past is not None and not self.is_barred(uid)
+        return ID.fullmatch(name) is not None and self.visible(uid, name) is not None
+
+    @property
+    def history_url(self) -> str:
+        """Where browsers reach the history; empty where no service of it is known."""
+        there = self.past is not None and (self._writer or self.past.socket.exists())
+        return f"{self.places.origin(HISTORY)}/" if there else ""
+
+    def _way_to_history(self) -> Verdict | None:
+        places, past = self.places, self.past
+        if past is None:
+            return None
+        address = self._addresses.get(self._writer)
+        if address is None or self._writer == places.host:
+            # Of a standby's own words users learn more than of a refusal here.
+            host = places.origin(HISTORY).removeprefix("https://")
+            return Verdict(204, f"http://unix:{past.socket}:", "-", host)
+        return Verdict(204, f"https://{address}:{places.port}", self._writer, self._writer)
+
     def _way_to(self, cluster: Cluster) -> Verdict:
         places, host = self.places, f"{cluster.id}.{self.places.domain}"
         if cluster.address:
@@ -164,16 +209,28 @@ class Broker:
         """Return whether a user's account is locked, or gone."""
         return uid in self._locked or uid in self._locked_elsewhere or uid in self._barred
 
-    def link(self, uid: int) -> str:
+    def link(self, uid: int, name: Any = None, path: Any = "/") -> str:
         """Return the address that lets a user's browser in, once and within a minute.
+
+        Parameters
+        ----------
+        name, path : str, optional
+            Where it leads then: the id of a cluster or `history`, and a page there.
 
         Raises
         ------
         RefusedError
-            If the account is locked.
+            If the account is locked, or there is no such page for the user.
         """
         self._check(uid)
-        return f"{self.places.origin()}/login#{self.sessions.link(uid)}"
+        onward = ""
+        if name is not None:
+            if not isinstance(name, str) or not self.reaches(uid, name):
+                raise RefusedError(_NOTHING, 404)
+            if not isinstance(path, str) or not is_path(path):
+                raise RefusedError("path must be one that links can lead to: /clusters/<id>, or /")
+            onward = ticket(name, path)
+        return f"{self.places.origin()}/login#{self.sessions.link(uid)}{onward}"
 
     async def open(self, word: str) -> tuple[str, Session] | None:
         """Return cookie and session of a link; it is known on disk then."""
@@ -547,6 +604,8 @@ class Broker:
         now = self._clock()
         there = [one for one in told if one.is_there(now)]
         await self._find(there)
+        if self.past is not None:
+            self._writer = await asyncio.to_thread(self.past.writer)
         # A job's cluster outlives the login node that knew it; one on a node that is down does not.
         self.registry.heard(
             c for one in told for c in one.clusters if one.is_there(now) or c.address

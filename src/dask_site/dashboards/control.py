@@ -136,7 +136,7 @@ async def answer(broker: Broker, uid: int, asked: Mapping[str, Any]) -> dict[str
 
 _Operation = Callable[[Broker, int, Mapping[str, Any]], dict[str, Any]]
 _OPERATIONS: dict[str, _Operation] = {
-    "link": lambda b, uid, _: {"url": b.link(uid)},
+    "link": lambda b, uid, a: {"url": b.link(uid, a.get("cluster"), a.get("path", "/"))},
     "list": lambda b, uid, _: {"dashboards": b.listed(uid), "origin": b.places.origin()},
     "share": lambda b, uid, a: b.share(uid, a.get("cluster"), a.get("user"), a.get("seconds")),
     "unshare": lambda b, uid, a: b.share(uid, a.get("cluster"), a.get("user"), 0),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # each process of each cluster imports this module, and needs
 
 #: A cluster's label in the DNS: made by the broker alone, so nobody can choose or guess one.
 ID = re.compile(r"[a-z][a-z0-9]{15}")
+#: The label of the history's pages, in place of a cluster's; too short to be one.
+HISTORY = "history"
 RUN = Path("/run/dask-dashboards")
 _HTTPS = 443
 

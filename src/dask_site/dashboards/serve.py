@@ -15,6 +15,7 @@ from dask_site.dashboards import keys
 from dask_site.dashboards.broker import Broker
 from dask_site.dashboards.control import Control
 from dask_site.dashboards.oidc import Provider
+from dask_site.dashboards.past import Past
 from dask_site.dashboards.places import Places
 from dask_site.dashboards.secret_files import read_secret
 from dask_site.dashboards.web import BACK, Calls, Nothing, rules
@@ -93,7 +94,8 @@ def _prepared(site: Site, places: Places) -> Broker:
         make_folder(folder, 0o700)
         os.chown(folder, -1, group)
         folder.chmod(0o2750)  # what is made in it is of nginx's group
-    broker = Broker(places, site.dashboards.session.total_seconds())
+    past = Past.of_site(site)
+    broker = Broker(places, site.dashboards.session.total_seconds(), past=past)
     broker.restore()
     return broker
 

@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import json
 import logging
-import re
 import secrets
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 from dask_site.dashboards.broker import Asked, Broker
 from dask_site.dashboards.control import answer
 from dask_site.dashboards.oidc import OidcError
-from dask_site.dashboards.places import ID
+from dask_site.dashboards.onward import after_login, first_page, is_path
 from dask_site.dashboards.registry import RefusedError
 from dask_site.dashboards.sessions import ATTEMPT_SECONDS, COOKIE, Session
 from dask_site.identity import MungeError, requesting_user
@@ -48,7 +47,6 @@ _PAGES = ("status", "workers", "tasks", "graph")
 _ATTEMPT = "__Host-dask-site-oidc"
 #: Where a provider sends browsers back.
 BACK = "/login/oidc/back"
-_PATH = re.compile(r"/[A-Za-z0-9/_.-]{0,200}")
 
 
 class Handler(RequestHandler):
@@ -101,13 +99,13 @@ class Handler(RequestHandler):
             max_age=max(1, int(session.until - time.time())),
         )
 
-    async def let_in(self, cookie: str, session: Session) -> None:
+    async def let_in(self, cookie: str, session: Session, onward: str = "/") -> None:
         """Send a browser with a new session to its pages."""
         before = await self.session()
         if before is not None:
             self.broker.close(before)  # who logs in anew, perhaps as another, leaves none behind
         self.set_login(COOKIE, cookie, session)
-        self.redirect("/", status=303)
+        self.redirect(onward, status=303)
 
     def write_error(self, status_code: int, **_: Any) -> None:
         """Send what was wrong as a page."""
@@ -136,13 +134,20 @@ class Auth(Handler):
         self.clear()
         self.set_status(verdict.status)
         if verdict.status == 204:
-            for name in ("upstream", "name", "host", "view"):
+            for name in ("upstream", "name", "host", "view", "user"):
                 self.set_header(f"X-Dask-{name.title()}", getattr(verdict, name))
         self.finish()
 
 
 class LoginPage(Handler):
     """Where a link from the command line leads; its word stands behind #, where no log sees it."""
+
+    def set_default_headers(self) -> None:
+        """Let the form lead on to other origins of the site: browsers hold redirects to it, too."""
+        super().set_default_headers()
+        leads = f"form-action 'self' {self.broker.places.origin('*')}"
+        policy = _POLICY.replace("form-action 'self'", leads)
+        self.set_header("Content-Security-Policy", policy)
 
     async def get(self) -> None:
         """Answer."""
@@ -165,7 +170,7 @@ class LoginPage(Handler):
             provider = self.settings.get("provider")
             self.page("door_login.html", 403, user="", used=True, by_provider=provider)
             return
-        await self.let_in(*opened)
+        await self.let_in(*opened, after_login(self.form("onward")))
 
 
 class ToProvider(Handler):
@@ -259,6 +264,7 @@ class ListPage(Handler):
         self.page(
             "door_list.html",
             user=name_of(session.uid),
+            history=self.broker.history_url,
             pages=lambda one: [*_PAGES[:1], *(["pools"] if one["pools"] else []), *_PAGES[1:]],
             mine=[one for one in listed if one["until"] is None],
             shared=[one for one in listed if one["until"] is not None],
@@ -266,7 +272,7 @@ class ListPage(Handler):
 
 
 class Ticket(Handler):
-    """Sends a browser that is logged in on to a cluster's origin, with a word that works once."""
+    """Sends a browser on to the origin of a cluster or the history, with a word that works once."""
 
     async def get(self) -> None:
         """Answer."""
@@ -275,11 +281,10 @@ class Ticket(Handler):
         if session is None:
             self.redirect("/login", status=303)
             return
-        cluster = self.broker.visible(session.uid, name) if ID.fullmatch(name) else None
-        if cluster is None:
+        if not self.broker.reaches(session.uid, name):
             raise HTTPError(403)
-        if not _PATH.fullmatch(path) or path.startswith("//"):
-            path = "/status"
+        if not is_path(path):
+            path = first_page(name)
         places = self.broker.places
         if places.paths:
             self.redirect(places.page(name, path), status=303)
@@ -290,7 +295,7 @@ class Ticket(Handler):
 
 
 class Arrival(Handler):
-    """Takes the ticket at the cluster's origin."""
+    """Takes the ticket at the origin that it is for."""
 
     def get(self) -> None:
         """Answer."""
@@ -301,8 +306,7 @@ class Arrival(Handler):
             raise HTTPError(403)
         path = self.get_query_argument("path", "/")
         self.set_login(COOKIE, cookie, session)
-        allowed = _PATH.fullmatch(path) and not path.startswith("//")
-        self.redirect(path if allowed else "/status", status=303)
+        self.redirect(path if is_path(path) else first_page(cluster), status=303)
 
 
 class Questions(Handler):

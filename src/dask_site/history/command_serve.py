@@ -40,7 +40,15 @@ def _examples(*lines: str) -> str:
 )
 @click.argument("file", required=False)
 @click.option("--verbose", is_flag=True, help="Say more of what is done.")
-def serve(file: str | None, verbose: bool) -> None:
+@click.option(
+    "--proxy-user",
+    metavar="USER",
+    envvar="DASK_SITE_PROXY_USER",
+    default="dask-proxy",
+    show_default=True,
+    help="Account of the dashboards' proxy, which says whose a request is.",
+)
+def serve(file: str | None, verbose: bool, proxy_user: str) -> None:
     """Run the history service, as the site file FILE says (- for stdin), until SIGTERM.
 
     It takes in what schedulers recorded and answers for it: on a Unix socket, and with TLS on a
@@ -53,9 +61,12 @@ def serve(file: str | None, verbose: bool) -> None:
     with _told():
         site = _load(file)
         from dask_site.history.service.server import ServeError, Service
+        from dask_site.history.service.settings import Settings
+
+        settings = Settings.of_site(site, proxy_user)
 
         async def run() -> int:
-            return await Service(site).run()
+            return await Service(site, settings).run()
 
         try:
             status = asyncio.run(run())

@@ -158,8 +158,14 @@ class FallingBack(Source):
         return self._only_there(lambda service: service.forget(name))
 
     def open(self, path: str) -> str:
-        """See `Source`."""
-        return self._only_there(lambda service: service.open(path))
+        """See `Source`. Where one login is for dashboards and the history, it is that."""
+        from dask_site.dashboards.asking import DashboardError, history_link
+
+        try:
+            address = history_link(path)
+        except DashboardError as error:
+            raise SourceError(str(error)) from None
+        return address or self._only_there(lambda service: service.open(path))
 
     def _ask(self, question: Callable[[Source], _T]) -> _T:
         if self._service is not None:

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +25,35 @@ LIMITS: dict[str, Any] = {
     "idle_connection_timeout": 30.0,
     "body_timeout": 20.0,
 }
-_MOST, _MOST_EACH = 500, 64
+_MOST, _MOST_EACH, _MOST_FOR_OTHERS = 500, 64, 400
 _USER_TIMEOUT = 30_000  # ms in which nothing of an answer was received
 
 
 class Server(HTTPServer):
-    """A server with as many connections as it can bear: in all, and of each user or address."""
+    """A server with as many connections as it can bear: in all, and of each user or address.
+
+    Parameters
+    ----------
+    for_others : callable, optional
+        Says of a caller whether he passes on what many ask, as a proxy does: he may have more.
+    """
 
     _open: dict[IOStream, Any]
 
-    def initialize(self, *args: Any, **more: Any) -> None:
+    def initialize(
+        self, *args: Any, for_others: Callable[[Any], bool] | None = None, **more: Any
+    ) -> None:
         """See tornado."""
         super().initialize(*args, **more)
+        self._for_others = for_others or (lambda _: False)
         self._open = {}
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         """See tornado."""
         self._open = {one: who for one, who in self._open.items() if not one.closed()}
         who = _caller(stream, address)
-        if len(self._open) >= _MOST or Counter(self._open.values())[who] >= _MOST_EACH:
+        most = _MOST_FOR_OTHERS if self._for_others(who) else _MOST_EACH
+        if len(self._open) >= _MOST or Counter(self._open.values())[who] >= most:
             stream.close()
             return
         if stream.socket.family != socket.AF_UNIX:

@@ -28,12 +28,18 @@ class Frame:
         Of the page.
     overseer : bool
         Whether he may see the sums of others.
+    dashboards : str
+        Where his dashboards are; empty where the site has none.
+    shared_login : bool
+        Whether he is logged in there, and not here alone.
     """
 
     user: str = ""
     site: str = ""
     path: str = "/"
     overseer: bool = False
+    dashboards: str = ""
+    shared_login: bool = False
 
     @property
     def links(self) -> list[Link]:
@@ -41,4 +47,6 @@ class Frame:
         pages = [("/", "My clusters"), ("/where", "Where it went"), ("/compare", "Compare")]
         if self.overseer:
             pages.append(("/site", "Site"))
+        if self.dashboards:
+            pages.append((self.dashboards, "Dashboards"))
         return [Link(href, text, href == self.path) for href, text in pages]

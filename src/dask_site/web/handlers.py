@@ -56,7 +56,10 @@ class Page(ApiHandler):
         if viewer is None or not viewer.user:
             return Frame("", site, self.request.path)
         overseer = bool(viewer.admin or viewer.accounts)
-        return Frame(viewer.user, site, self.request.path, overseer)
+        proxy = self.context.settings.proxy
+        dashboards = "" if proxy is None else f"{proxy.dashboards}/"
+        shared = self.proxied is not None
+        return Frame(viewer.user, site, self.request.path, overseer, dashboards, shared)
 
     def page(self, text: str, status: int = 200) -> None:
         """Send a page."""

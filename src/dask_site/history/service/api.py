@@ -240,6 +240,9 @@ class NewSession(ApiHandler):
 
     async def delete(self) -> None:
         """End the caller's session, also for whoever writes after this process."""
+        if self.proxied is not None:
+            why = f"This session is that of your dashboards: log out at {self.proxied.dashboards}/."
+            raise RefusedError(403, why)
         sessions = self.context.sessions
         sessions.close(self.get_cookie(COOKIE) or "")
         try:

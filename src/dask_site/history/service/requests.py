@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tornado.web import HTTPError, RequestHandler
 
 from dask_site.history.service.context import Context, NoStoreError
+from dask_site.history.service.proxied import USER, Proxy, number
 from dask_site.history.service.sessions import COOKIE, local_path
 from dask_site.history.service.shares import CrowdedError, Shares
 from dask_site.history.store.failures import StoreError
@@ -75,13 +76,16 @@ class Handler(RequestHandler):
     viewer : Viewer
         Who asks; of a handler for which `open_to_all` is set, nobody if none is known.
     by_system : bool
-        Whether the system says who asks (a Unix socket or munge), not a cookie.
+        Whether the system says who asks (a Unix socket or munge), not a browser's session.
+    proxied : Proxy or None
+        The dashboards' proxy, if the request comes from it: a browser's, with a session there.
     """
 
     #: Whether it answers those who are not known, too.
     open_to_all = False
     viewer: Viewer
     by_system: bool = False
+    proxied: Proxy | None = None
     _uid: int | None = None
     _of_error: Mapping[str, str] = MappingProxyType({})
 
@@ -98,9 +102,14 @@ class Handler(RequestHandler):
 
     async def prepare(self) -> None:
         """Find out who asks."""
+        self.proxied = self._proxy()
         self._check_host()
         if not self.context.writer:
             self._stand_by()
+        if self.proxied is not None:
+            self._uid = self._proxied_user(self.proxied)
+            self.viewer = await self._person(self._uid)
+            return
         uid = await self._system_user()
         if uid is not None:
             self.by_system = True
@@ -192,6 +201,8 @@ class Handler(RequestHandler):
 
     def _check_host(self) -> None:
         """Refuse names that aren't ours: a page elsewhere may have its own name lead here."""
+        if self.proxied is not None and self.request.host.lower() != self.proxied.host:
+            raise RefusedError(400, f"Behind the proxy this service is {self.proxied.origin}/.")
         if self._local is None and host_of(self.request.host) not in self.context.settings.names:
             names = ", ".join(sorted(self.context.settings.names))
             raise RefusedError(400, f"This service goes by other names: {names}.")
@@ -206,7 +217,7 @@ class Handler(RequestHandler):
         NoStoreError
             For what a standby can't do at all.
         """
-        if self.request.method not in _SAFE:
+        if self.request.method not in _SAFE or self.proxied is not None:
             raise self.context.away
         if self._local is not None or self._munge is not None:
             return
@@ -224,6 +235,39 @@ class Handler(RequestHandler):
         """The credential of munge, if there is one."""
         scheme, _, credential = self.request.headers.get("Authorization", "").partition(" ")
         return credential.strip() if scheme.upper() == "MUNGE" else None
+
+    def _proxy(self) -> Proxy | None:
+        """Return the dashboards' proxy, if the kernel says that it is at the other end."""
+        proxy, local = self.context.settings.proxy, self._local
+        if proxy is None or local is None:
+            return None
+        try:
+            return proxy if proxy.runs_as(peer_of(local).uid) else None
+        except OSError:
+            return None
+
+    def _proxied_user(self, proxy: Proxy) -> int:
+        """Return the user whose session with the proxy it is; it counts as a browser's."""
+        uid = number(self.request.headers.get_list(USER))
+        if uid is None:
+            why = f"The proxy does not say who asks: log in at {proxy.dashboards}/, and try again."
+            raise RefusedError(401, why)
+        if uid == 0:
+            raise RefusedError(
+                403,
+                "root does not come through the proxy: log in with your own account, or run "
+                "`dask-site history open` as root.",
+            )
+        if self.request.method not in _SAFE:
+            self._check_origin()
+        return uid
+
+    async def _person(self, uid: int) -> Viewer:
+        """Return the viewer of a user whom the system has to know."""
+        viewer = await self.aside(self.context.directory.viewer, uid)
+        if viewer.user == str(uid):
+            raise RefusedError(403, f"There is no account with the number {uid} any more.")
+        return viewer
 
     async def _system_user(self) -> int | None:
         local = self._local

@@ -172,7 +172,13 @@ class Service:
     def _serve(
         self, application: Application, sockets: list[socket.socket], tls: ssl.SSLContext | None
     ) -> None:
-        server = listening.Server(application, ssl_options=tls, **listening.LIMITS)
+        proxy = self.settings.proxy
+        server = listening.Server(
+            application,
+            ssl_options=tls,
+            for_others=None if proxy is None else proxy.runs_as,
+            **listening.LIMITS,
+        )
         server.add_sockets(sockets)
         self._servers.append(server)
 

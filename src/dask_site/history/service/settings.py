@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
+from dask_site.dashboards.places import HISTORY, Places
+from dask_site.history.service.proxied import ACCOUNT, Proxy
 from dask_site.history.store.upkeep import Retention
 from dask_site.services.hostname import hostname
 from dask_site.site import Site
@@ -42,6 +44,8 @@ class Settings:
         Whether those two may be made.
     metrics_from : tuple of networks
         Whose addresses may read the metrics without being known.
+    proxy : Proxy or None
+        Behind which browsers see the pages with the login of dashboards, where the site has those.
     """
 
     state: Path
@@ -58,6 +62,7 @@ class Settings:
     key: Path
     made: bool
     metrics_from: tuple[IPv4Network | IPv6Network, ...]
+    proxy: Proxy | None = None
 
     @property
     def where(self) -> Path:
@@ -70,8 +75,13 @@ class Settings:
         return self.store.startswith("sqlite")
 
     @classmethod
-    def of_site(cls, site: Site) -> Settings:
+    def of_site(cls, site: Site, proxy_user: str = ACCOUNT) -> Settings:
         """Return the settings for this node.
+
+        Parameters
+        ----------
+        proxy_user : str
+            Account of the dashboards' proxy.
 
         Raises
         ------
@@ -111,7 +121,15 @@ class Settings:
             key=_path(site, "key", own[1], state / f"{host}.key"),
             made=own[0] is None,
             metrics_from=tuple(ip_network(each, strict=False) for each in history.metrics_from),
+            proxy=_proxy(site, proxy_user),
         )
+
+
+def _proxy(site: Site, account: str) -> Proxy | None:
+    if not site.dashboards.enabled:
+        return None
+    places = Places.of_site(site)
+    return Proxy(account, places.origin(HISTORY), places.origin())
 
 
 def _spool(site: Site) -> Path:
