@@ -436,6 +436,15 @@ def test_where_there_is_no_history_nobody_is_led_to_it(broker):
         broker.link(ME, "history")
 
 
+def test_where_clusters_have_paths_the_history_is_not_among_them(places, past, clock):
+    broker = Broker(replace(places, paths=True), 3600, clock, past)
+    writes(past, "login1")
+    asyncio.run(broker.hear())
+    cookie, _ = broker.sessions.begin(ME)
+    assert broker.decide(Asked("history", cookie)).status == 403
+    assert not broker.reaches(ME, "history") and not broker.history_url
+
+
 @pytest.mark.parametrize(
     ("asked", "status"),
     [

@@ -17,14 +17,14 @@ def opened(monkeypatch, tmp_path):
     monkeypatch.setattr(ServiceSource, "open", lambda _, path: f"{OWN}{path}")
     asked = []
 
-    def open_(answer, path="/clusters/ab", uid=1000, there=True):
+    def open_(answer, path="/clusters/ab", uid=1000, there=True, paths=False):
         def ask(_, **question):
             asked.append(question)
             if isinstance(answer, Exception):
                 raise answer
             return {"url": answer}
 
-        where = Places("dask.test", 443, tmp_path, tmp_path) if there else None
+        where = Places("dask.test", 443, tmp_path, tmp_path, paths=paths) if there else None
         monkeypatch.setattr(asking, "ask", ask)
         monkeypatch.setattr(asking, "places", lambda: where)
         monkeypatch.setattr(asking.os, "getuid", lambda: uid)
@@ -43,6 +43,7 @@ def test_without_a_broker_the_history_lets_in_itself(opened):
     own = f"{OWN}/clusters/ab"
     assert opened(BrokerDownError("it is down"))[0] == own
     assert opened(SHARED, there=False) == (own, [])
+    assert opened(SHARED, paths=True) == (own, [])
     assert opened(SHARED, uid=0) == (own, [])  # root does not come through the proxy
     assert opened(SHARED, "/clusters/a:b") == (f"{OWN}/clusters/a:b", [])
 

@@ -209,6 +209,9 @@ def test_settings_of_a_site_with_dashboards_and_without():
     proxy = Settings.of_site(Site.from_mapping(described), "another").proxy
     assert (proxy.account, proxy.origin, proxy.dashboards) == ("another", ORIGIN, DOOR)
     assert proxy.host == HOST
+    described["dashboards"]["paths"] = True
+    proxy = Settings.of_site(Site.from_mapping(described), name_of(os.getuid())).proxy
+    assert proxy.dashboards == DOOR and not proxy.runs_as(os.getuid())
 
 
 def test_one_who_asks_for_many_may_have_more_connections(monkeypatch, tmp_path):

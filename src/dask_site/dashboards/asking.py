@@ -69,8 +69,8 @@ def history_link(path: str) -> str | None:
     Returns
     -------
     str or None
-        None where the history's own link has to do: this site has no broker or none answers, the
-        broker leads to no such path, or root asks, whom the history does not let in this way.
+        None where the history's own link has to do: this site has no broker or no names below its
+        domain, none answers, it leads to no such path, or root asks, who does not come this way.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def history_link(path: str) -> str | None:
         If the broker refuses.
     """
     where = places()
-    if where is None or os.getuid() == 0 or not is_path(path):
+    if where is None or where.paths or os.getuid() == 0 or not is_path(path):
         return None
     try:
         return str(ask(where, op="link", cluster=HISTORY, path=path)["url"])

@@ -91,7 +91,7 @@ class Broker:
     seconds : float
         How long a login lasts.
     past : Past, optional
-        The site's history, where it keeps one.
+        The site's history, where it keeps one; it needs a name of its own, as clusters do.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Broker:
         past: Past | None = None,
     ) -> None:
         self.places = places
-        self.past = past
+        self.past = None if places.paths else past
         self._writer = ""
         self.peers = Peers(places.secret, places.host, clock)
         self.registry = Registry(places.host, clock)

@@ -30,9 +30,9 @@ class Past:
 
     @classmethod
     def of_site(cls, site: Site) -> Past | None:
-        """Return that of a site, None where it keeps none, or has no name for it."""
+        """Return that of a site, None where it keeps no history."""
         history = site.history
-        if not history.enabled or site.dashboards.paths:
+        if not history.enabled:
             return None
         return cls(_path(history.socket), _path(history.state))
 

@@ -99,13 +99,13 @@ class Handler(RequestHandler):
             max_age=max(1, int(session.until - time.time())),
         )
 
-    async def let_in(self, cookie: str, session: Session, onward: str = "/") -> None:
+    async def let_in(self, cookie: str, session: Session, onward: str = "") -> None:
         """Send a browser with a new session to its pages."""
         before = await self.session()
         if before is not None:
             self.broker.close(before)  # who logs in anew, perhaps as another, leaves none behind
         self.set_login(COOKIE, cookie, session)
-        self.redirect(onward, status=303)
+        self.redirect(after_login(onward), status=303)
 
     def write_error(self, status_code: int, **_: Any) -> None:
         """Send what was wrong as a page."""
@@ -170,7 +170,7 @@ class LoginPage(Handler):
             provider = self.settings.get("provider")
             self.page("door_login.html", 403, user="", used=True, by_provider=provider)
             return
-        await self.let_in(*opened, after_login(self.form("onward")))
+        await self.let_in(*opened, onward=self.form("onward"))
 
 
 class ToProvider(Handler):

@@ -24,7 +24,7 @@ class Proxy:
     Attributes
     ----------
     account : str
-        Under which it runs, and nothing else does.
+        Under which it runs, and nothing else does; empty where it leads to no history.
     origin : str
         Of the history's pages behind it.
     dashboards : str
@@ -43,7 +43,7 @@ class Proxy:
 
         Root's never is: a mistake in the name must not let everything that root runs be anybody.
         """
-        if self._uid is None and self.clock() - self._asked > _AGAIN:
+        if self.account and self._uid is None and self.clock() - self._asked > _AGAIN:
             self._asked = self.clock()
             try:
                 self._uid = pwd.getpwnam(self.account).pw_uid

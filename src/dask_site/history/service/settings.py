@@ -129,6 +129,8 @@ def _proxy(site: Site, account: str) -> Proxy | None:
     if not site.dashboards.enabled:
         return None
     places = Places.of_site(site)
+    if places.paths:  # the history would need a name of its own
+        return Proxy("", "", places.origin())
     return Proxy(account, places.origin(HISTORY), places.origin())
 
 

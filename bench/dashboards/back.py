@@ -1,0 +1,229 @@
+"""How long an open page of a dashboard is away, in a real browser, when what serves it ends.
+
+On the machine that holds the containerised cluster, with Chromium: alice has a cluster on a login
+node and one in a job, and a page of each open. The proxy is loaded anew, proxy and broker are
+killed, and in the end the login node is started again. Prints JSON: seconds from when the
+proxy answers again until the page has a WebSocket again, whether it is the same session, and what
+the browser complained of.
+
+    python bench/dashboards/back.py --ssh-config FILE --container dask-site-bookworm-login1
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from tornado.websocket import websocket_connect
+
+LOCAL = """
+import time
+from distributed import LocalCluster
+if __name__ == "__main__":
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1)
+    print("UP", cluster.dashboard_link, flush=True)
+    time.sleep(3600)
+"""
+JOB = "#!/bin/bash -l\nmodule load dask-site\nexec python back.py > back.job 2>&1\n"
+# Bokeh's own connection, and whether the page shows something.
+LIVE = """
+(() => { const shown = window.Bokeh && Bokeh.documents && Bokeh.documents[0];
+  const open = (window._dask_sockets || []).filter(one => one.readyState === 1).length;
+  return JSON.stringify([!!shown, open, location.pathname]); })()
+"""
+# What the page opens is counted from outside, in each page anew.
+COUNTED = """
+(() => { const Plain = window.WebSocket; window._dask_sockets = [];
+  window.WebSocket = class extends Plain {
+    constructor(...given) { super(...given); _dask_sockets.push(this); } };
+})()
+"""
+
+
+class Tab:
+    def __init__(self, socket):
+        self._socket, self._number, self.said = socket, 0, []
+
+    async def call(self, method, **params):
+        self._number += 1
+        mine = self._number
+        message = {"id": mine, "method": method, "params": params}
+        await self._socket.write_message(json.dumps(message))
+        while True:
+            answer = json.loads(await self._socket.read_message())
+            if answer.get("id") == mine:
+                return answer.get("result", answer)
+            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.said.append(json.dumps(answer["params"])[:300])
+
+    async def live(self):
+        found = await self.call("Runtime.evaluate", expression=LIVE)
+        shown, sockets, path = json.loads(found["result"].get("value", '[false, 0, ""]'))
+        return shown and sockets > 0 and path == "/status"
+
+
+async def tab(debugging, url):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{debugging}/json/new?about:blank", method="PUT"
+    )
+    made = json.loads(urllib.request.urlopen(request).read())
+    found = Tab(await websocket_connect(made["webSocketDebuggerUrl"], max_message_size=50 << 20))
+    for domain in ("Page", "Log", "Runtime"):
+        await found.call(f"{domain}.enable")
+    await found.call("Page.addScriptToEvaluateOnNewDocument", source=COUNTED)
+    await found.call("Page.navigate", url=url)
+    return found
+
+
+async def until(condition, seconds=90):
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        if await condition():
+            return time.monotonic() - began
+        await asyncio.sleep(0.1)
+    raise SystemExit("a page did not come")
+
+
+def answers(address, port):
+    try:
+        socket.create_connection((address, port), 0.5).close()
+    except OSError:
+        return False
+    return True
+
+
+async def away(tabs, what, address, port):
+    """Do what ends things; return for each page the seconds that it took after the proxy did."""
+    before = [len(one.said) for one in tabs.values()]
+    await asyncio.to_thread(what)
+    while not answers(address, port):
+        await asyncio.sleep(0.05)
+    began = time.monotonic()
+    found = {}
+    for name, one in tabs.items():
+        await until(one.live)
+        found[name] = round(time.monotonic() - began, 1)
+    await asyncio.sleep(3)
+    for one in tabs.values():  # and stay
+        await until(one.live)
+    said = [s for one, n in zip(tabs.values(), before, strict=True) for s in one.said[n:]]
+    return {"seconds": found, "said": said}
+
+
+class Node:
+    """The login node, over SSH."""
+
+    def __init__(self, config):
+        self._config = config
+
+    def root(self, command):
+        ssh = ["ssh", "-n", "-F", self._config, "root@login1", command]
+        return subprocess.run(ssh, capture_output=True, text=True).stdout
+
+    def alice(self, command):
+        return self.root(f"runuser -l alice -c {shlex.quote('module load dask-site; ' + command)}")
+
+    async def clusters(self):
+        """Start alice's clusters; return the addresses of their dashboards."""
+        for name, text in (("back.py", LOCAL), ("back.sh", JOB)):
+            word = base64.b64encode(text.encode()).decode()
+            self.root(f"echo {word} | base64 -d > /home/alice/{name}")
+        self.root("rm -f /home/alice/back.out /home/alice/back.job")
+        self.alice(
+            "setsid python back.py > back.out 2>&1 < /dev/null & sbatch -o /dev/null back.sh"
+        )
+        urls = {}
+        while len(urls) < 2:
+            for name, log in (("login", "back.out"), ("job", "back.job")):
+                text = self.root(f"cat /home/alice/{log}")
+                if "UP " in text:
+                    urls[name] = text.split("UP ", 1)[1].split()[0]
+            await asyncio.sleep(1)
+        return urls
+
+
+@asynccontextmanager
+async def browser(host, address):
+    """Run Chromium, for which a site's names lead to an address; give its port."""
+    profile = tempfile.mkdtemp()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        debugging = free.getsockname()[1]
+    chromium = subprocess.Popen(
+        [
+            shutil.which("chromium"),
+            *("--headless=new", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors"),
+            f"--remote-debugging-port={debugging}",
+            f"--user-data-dir={profile}",
+            f"--host-resolver-rules=MAP *.{host} {address}, MAP {host} {address}",
+            "about:blank",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not answers("127.0.0.1", debugging):
+            await asyncio.sleep(0.1)
+        yield debugging
+    finally:
+        chromium.kill()
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+async def measured(node, container, link, urls, shot):
+    host, port = link.removeprefix("https://").split("/")[0].split(":")
+    address = node.root("hostname -i").split()[0]
+    async with browser(host, address) as debugging:
+        door = await tab(debugging, link)
+        await asyncio.sleep(2)
+        press = "document.querySelector('#login button').click()"
+        await door.call("Runtime.evaluate", expression=press)
+        await asyncio.sleep(2)
+        tabs = {name: await tab(debugging, url) for name, url in urls.items()}
+        for one in tabs.values():
+            await until(one.live)
+        found = {"first": {"said": [s for one in tabs.values() for s in one.said]}}
+        for what, command in (
+            ("proxy loaded anew", "systemctl reload dask-proxy"),
+            ("broker killed", "systemctl kill -s KILL dask-dashboards; sleep 1"),
+            ("proxy killed", "systemctl kill -s KILL dask-proxy"),
+            ("both killed", "systemctl kill -s KILL dask-dashboards dask-proxy"),
+        ):
+            found[what] = await away(tabs, partial(node.root, command), address, int(port))
+        again = ["podman", "restart", "-t", "5", container]
+        ends = partial(subprocess.run, again, check=True, capture_output=True)
+        job = {"job": tabs["job"]}  # the other's scheduler was on the node
+        found["login node started again"] = await away(job, ends, address, int(port))
+        if shot:
+            picture = await tabs["job"].call("Page.captureScreenshot")
+            shot.write_bytes(base64.b64decode(picture["data"]))
+        return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ssh-config", required=True)
+    parser.add_argument("--container", required=True)
+    parser.add_argument("--screenshot", type=Path)
+    given = parser.parse_args()
+    node = Node(given.ssh_config)
+    try:
+        urls = asyncio.run(node.clusters())
+        link = json.loads(node.alice("dask-site dashboards --json"))["login"]
+        found = measured(node, given.container, link, urls, given.screenshot)
+        print(json.dumps(asyncio.run(found), indent=1))
+    finally:
+        node.root("pkill -u alice -f back.py; scancel -u alice")
+
+
+if __name__ == "__main__":
+    main()
