@@ -1,0 +1,27 @@
+"""A while of what `targets.py` does for as long as one likes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+SCRIPT = Path(__file__).with_name("targets.py")
+RUNS = 20_000
+
+
+@pytest.mark.parametrize("target", ["words", "onwards", "peers", "spools", "units"])
+def test_nothing_breaks(target, tmp_path):
+    command = [sys.executable, str(SCRIPT), target, f"-runs={RUNS}", "-seed=1", "-max_len=400"]
+    done = subprocess.run(
+        [*command, "-timeout=10", f"-artifact_prefix={tmp_path}/", str(tmp_path / "corpus")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert int(re.search(r"Done (\d+) runs", done.stderr)[1]) >= RUNS
+    # It has found its way in: more than the seeds alone lead through.
+    found = [int(number) for number in re.findall(r"cov: (\d+)", done.stderr)]
+    assert found[-1] >= found[0] > 0
