@@ -2,9 +2,9 @@
 
 On the machine that holds the containerised cluster, with Chromium: alice has a cluster on a login
 node and one in a job, and a page of each open. The proxy is loaded anew, proxy and broker are
-killed, and in the end the login node is started again. Prints JSON: seconds from when the
-proxy answers again until the page has a WebSocket again, whether it is the same session, and what
-the browser complained of.
+killed, and in the end the login node is started again. Prints JSON: seconds from before that until
+the command is done, until the proxy answers and until each page has a WebSocket again, nobody
+having touched it; and how often the browser complained meanwhile, at first of what.
 
     python bench/dashboards/back.py --ssh-config FILE --container dask-site-bookworm-login1
 """
@@ -103,12 +103,15 @@ def answers(address, port):
 
 
 async def away(tabs, what, address, port):
-    """Do what ends things; return for each page the seconds that it took after the proxy did."""
+    """Do what ends things; return for each page the seconds that it was away, at most."""
     before = [len(one.said) for one in tabs.values()]
+    began = time.monotonic()
     await asyncio.to_thread(what)
+    done = time.monotonic()
+    await asyncio.sleep(0.3)  # pages hear of it
     while not answers(address, port):
         await asyncio.sleep(0.05)
-    began = time.monotonic()
+    answered = time.monotonic() - began
     found = {}
     for name, one in tabs.items():
         await until(one.live)
@@ -117,7 +120,8 @@ async def away(tabs, what, address, port):
     for one in tabs.values():  # and stay
         await until(one.live)
     said = [s for one, n in zip(tabs.values(), before, strict=True) for s in one.said[n:]]
-    return {"seconds": found, "said": said}
+    times = {"command": round(done - began, 1), "proxy": round(answered, 1), **found}
+    return {"seconds": times, "said": len(said)}
 
 
 class Node:
