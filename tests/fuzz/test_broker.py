@@ -1,0 +1,196 @@
+"""The broker as strangers may call it: its HTTP by its description, its socket for users."""
+
+import asyncio
+import json
+import re
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import schemathesis
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from dask_site.dashboards import keys
+from dask_site.dashboards.broker import Broker
+from dask_site.dashboards.control import answer
+from dask_site.dashboards.places import Places
+from dask_site.dashboards.sessions import COOKIE
+from dask_site.dashboards.web import rules
+
+pytestmark = pytest.mark.slow
+DESCRIPTION = Path(__file__).parents[2] / "docs" / "broker-api.yaml"
+schema = schemathesis.openapi.from_path(str(DESCRIPTION))
+EXAMPLES = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+BROKER = """
+import asyncio, sys
+from pathlib import Path
+from dask_site import Site
+from dask_site.dashboards.places import Places
+from dask_site.dashboards.serve import serve
+site = Site.from_mapping({
+    "schema": 1, "name": "Test", "resource_manager": "local",
+    "pools": {"cpu": {"cores": 1, "memory": "1GiB"}},
+    "dashboards": {"enabled": True, "domain": "dask.test", "state": sys.argv[1], "portal": {}},
+})
+asyncio.run(serve(site, Places.of_site(site, Path(sys.argv[2]))))
+"""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A broker: its port, its process, the socket for users."""
+    folder = tmp_path_factory.mktemp("b")
+    log = (folder / "log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-c", BROKER, str(folder / "state"), str(folder / "run")], stderr=log
+    )
+    door = folder / "run" / "proxy" / "broker.sock"
+    control = folder / "run" / "control.sock"
+    deadline = time.monotonic() + 30
+    while not (door.is_socket() and control.is_socket()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+
+    class Through(socketserver.BaseRequestHandler):
+        def handle(self):
+            with socket.socket(socket.AF_UNIX) as there:
+                there.connect(str(door))
+                back = threading.Thread(target=pump, args=(there, self.request), daemon=True)
+                back.start()
+                pump(self.request, there)
+                back.join()
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Through)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1], process, control
+    server.shutdown()
+    server.server_close()
+    process.kill()
+    process.wait()
+    log.close()
+    told = (folder / "log").read_text()
+    assert "Traceback" not in told and "ERROR" not in told, told[-3000:]
+
+
+def pump(here, there):
+    try:
+        while part := here.recv(65536):
+            there.sendall(part)
+        there.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def test_all_that_is_there_is_described():
+    described = set(yaml.safe_load(DESCRIPTION.read_text())["paths"])
+    there = {one[0] for one in rules(provider=True, portal=True)}
+    static = {one for one in there if one.startswith("/static/")}
+    assert len(static) == 1
+    assert described == there - static | {"/static/{name}"}
+
+
+@schema.exclude(path_regex="^/login/oidc").parametrize()
+@EXAMPLES
+def test_whatever_is_sent_the_answer_is_as_described_and_lets_nobody_in(running, case):
+    answered = case.call(base_url=f"http://127.0.0.1:{running[0]}", timeout=20)
+    case.validate_response(answered, checks=CHECKS)
+    assert answered.status_code != 204
+    assert f"{COOKIE}=" not in str(answered.headers.get("set-cookie", "")).replace('=""', "")
+    location = str(answered.headers.get("location", [""]))
+    assert re.search(r"^\[?'?(/login)?'?\]?$", location), location
+
+
+def test_it_has_kept_nothing_and_goes_on(running):
+    with socket.create_connection(("127.0.0.1", running[0])) as connection:
+        connection.sendall(b"GET /internal/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        text = b"".join(iter(lambda: connection.recv(4096), b"")).decode()
+    assert '{"clusters": 0}' in text
+    assert running[1].poll() is None
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=50),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=8,
+)
+NAMES = ("id", "name", "kind", "pools", "node", "cluster", "path", "user", "seconds", "port")
+OPS = ("link", "list", "share", "unshare", "logout", "logout-everyone", "lock", "unlock")
+ANSWERED = {"error", "status", "url", "dashboards", "origin", "id", "user", "until", "ended"}
+questions = st.fixed_dictionaries(
+    {"op": st.sampled_from(OPS) | values}, optional=dict.fromkeys(NAMES, values)
+)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("c")
+    places = Places("dask.test", 8443, folder / "state", folder / "run", "login1")
+    keys.ensure(places, web=True)
+    for one in (places.doors, places.http.parent):
+        one.mkdir(parents=True)
+
+    async def made():
+        return Broker(places, 3600)
+
+    return asyncio.run(made())
+
+
+@EXAMPLES
+@given(asked=questions)
+def test_a_question_of_a_user_changes_nothing_of_anothers(broker, asked):
+    hers = broker.registry.new(54321, {"name": "hers"})
+    _, session = broker.sessions.begin(54321)
+    try:
+        said = asyncio.run(answer(broker, 12345, asked))
+        assert json.dumps(said) and set(said) <= ANSWERED
+        assert broker.registry.own[hers.id] == replace(hers)
+        assert broker.sessions.get(session.id) is not None
+        assert hers.id not in json.dumps(said)
+        if asked["op"] in ("logout-everyone", "lock", "unlock"):
+            assert said["status"] == 403
+    finally:
+        broker.registry.drop(hers.id)
+
+
+@EXAMPLES
+@given(sent=st.binary(max_size=300) | questions.map(lambda q: json.dumps(q).encode()))
+def test_whatever_stands_on_the_socket_is_answered_or_ends(running, sent):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(running[2]))
+        if b"register" in sent or b"logout" in sent:
+            return
+        try:
+            connection.sendall(sent.replace(b"\n", b" ") + b"\n")
+            connection.shutdown(socket.SHUT_WR)
+            said = connection.recv(65536)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        assert said == b"" or isinstance(json.loads(said), dict)
