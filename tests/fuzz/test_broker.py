@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 import schemathesis
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -34,6 +35,7 @@ from dask_site.dashboards.web import rules
 pytestmark = pytest.mark.slow
 DESCRIPTION = Path(__file__).parents[2] / "docs" / "broker-api.yaml"
 schema = schemathesis.openapi.from_path(str(DESCRIPTION))
+ORIGIN = "https://dask.test"
 EXAMPLES = settings(
     max_examples=60,
     deadline=None,
@@ -119,12 +121,36 @@ def test_all_that_is_there_is_described():
 @schema.exclude(path_regex="^/login/oidc").parametrize()
 @EXAMPLES
 def test_whatever_is_sent_the_answer_is_as_described_and_lets_nobody_in(running, case):
+    if case.method == "POST":  # past what refuses other sites' pages
+        case.headers["Origin"] = ORIGIN
     answered = case.call(base_url=f"http://127.0.0.1:{running[0]}", timeout=20)
     case.validate_response(answered, checks=CHECKS)
     assert answered.status_code != 204
     assert f"{COOKIE}=" not in str(answered.headers.get("set-cookie", "")).replace('=""', "")
     location = str(answered.headers.get("location", [""]))
     assert re.search(r"^\[?'?(/login)?'?\]?$", location), location
+
+
+@pytest.fixture(scope="module")
+def cookie(running):
+    """Of a browser in which somebody is logged in."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(running[2]))
+        connection.sendall(b'{"op": "link"}\n')
+        word = json.loads(connection.recv(65536))["url"].partition("#")[2]
+    sent = {"Origin": ORIGIN}
+    url = f"http://127.0.0.1:{running[0]}/login"
+    answered = requests.post(url, {"word": word}, headers=sent, allow_redirects=False, timeout=20)
+    assert answered.status_code == 303
+    return answered.headers["Set-Cookie"].split(";")[0]
+
+
+@schema.include(path_regex="^/(ticket|login|internal/auth|_dask-site/in)?$").parametrize()
+@EXAMPLES
+def test_nor_does_it_break_for_who_is_logged_in(running, cookie, case):
+    case.headers.update({"Cookie": cookie, "Origin": ORIGIN, "X-Dask-Cluster": "a" * 16})
+    answered = case.call(base_url=f"http://127.0.0.1:{running[0]}", timeout=20)
+    case.validate_response(answered, checks=CHECKS)
 
 
 def test_it_has_kept_nothing_and_goes_on(running):
