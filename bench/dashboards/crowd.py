@@ -6,6 +6,9 @@ each user logs in through nginx and has all of the user's dashboards open. WebSo
 pinged, pages are loaded again now and then, and meanwhile the broker is asked as nginx asks it.
 Prints JSON: what was dropped, how long the broker took, the most memory that it had.
 
+Users have to be known on all login nodes, or the brokers of the others end their sessions: run it
+with --only-users there first, and with --no-users in the end.
+
     python bench/dashboards/crowd.py --users 200 --dashboards 500 --minutes 10
 """
 
@@ -236,21 +239,36 @@ async def watched(places, told, minutes, broker):
     }
 
 
+def make(users):
+    for number, user in enumerate(users, 6000):
+        add = ["useradd", "-M", "-N", "-u", str(number), "-s", "/bin/sh", user]
+        subprocess.run(add, check=True)
+
+
+def remove(users):
+    for user in users:
+        subprocess.run(["userdel", user], check=False)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--dashboards", type=int, default=500)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--only-users", action="store_true")
+    parser.add_argument("--no-users", action="store_true", help="remove them")
     given = parser.parse_args()
+    users = [f"crowd{number:03}" for number in range(given.users)]
+    if given.only_users or given.no_users:
+        make(users) if given.only_users else remove(users)
+        return
     places = Places.of_site(Site.find())
     show = ["systemctl", "show", "-P", "MainPID", "dask-dashboards"]
     broker = int(subprocess.run(show, capture_output=True, text=True, check=True).stdout)
     before = resident(broker)
-    users = [f"crowd{number:03}" for number in range(given.users)]
     children = []
     try:
-        for user in users:
-            subprocess.run(["useradd", "-M", "-N", "-s", "/bin/sh", user], check=True)
+        make(users)
         for number, user in enumerate(users):
             count = given.dashboards // given.users
             count += number < given.dashboards % given.users
@@ -263,8 +281,7 @@ def main():
         for _, pid in children:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
-        for user in users:
-            subprocess.run(["userdel", user], check=False)
+        remove(users)
 
 
 if __name__ == "__main__":
