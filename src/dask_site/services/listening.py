@@ -25,8 +25,8 @@ LIMITS: dict[str, Any] = {
     "idle_connection_timeout": 30.0,
     "body_timeout": 20.0,
 }
-#: How many may wait to be taken: after a restart of a proxy all its pages call at once, and who finds
-#: no place on a Unix socket is turned away. The kernel has a bound of its own, by default as high.
+#: How many may wait to be taken: after a restart of a proxy all its pages call at once, and who
+#: finds no place on a Unix socket is turned away. The kernel's own bound is as high by default.
 BACKLOG = 4096
 _MOST, _MOST_EACH, _MOST_FOR_OTHERS = 500, 64, 400
 _USER_TIMEOUT = 30_000  # ms in which nothing of an answer was received
