@@ -79,12 +79,12 @@ hub-proxy:
 
 test: lint postgresql hub-proxy ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
 	@echo "==> tests without containers"
-	pytest tests/unit tests/contract tests/local tests/fuzz
+	env --default-signal pytest tests/unit tests/contract tests/local tests/fuzz
 	@$(MAKE) --no-print-directory molecule
 
 test-quick: lint ## lint, types, and the quick tests that need no container
 	@echo "==> quick tests without containers"
-	pytest -m "not slow" tests/unit tests/contract tests/local tests/fuzz
+	env --default-signal pytest -m "not slow" tests/unit tests/contract tests/local tests/fuzz
 
 molecule: $(VENV)/.stamp ## the molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs (SUITES)
 	@for suite in $(SUITES); do \

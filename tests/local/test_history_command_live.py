@@ -15,6 +15,7 @@ import dask
 import pytest
 from distributed import Client, LocalCluster, wait
 
+from another import as_another
 from dask_site.history.measures import span_metrics, spans_of
 from dask_site.history.naming import span
 
@@ -105,7 +106,7 @@ class Service:
         return {**kept, "DASK_CONFIG": str(self.site), "HOME": str(self.folder)}
 
     def run(self, *arguments, user="root", status=0):
-        who = ["setpriv", f"--reuid={user}", "--clear-groups"] if user != "root" else []
+        who = as_another(user) if user != "root" else []
         done = subprocess.run(
             [*who, *self.command(*arguments)],
             env=self.environment(),

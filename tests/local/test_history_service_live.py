@@ -21,6 +21,7 @@ import pytest
 import yaml
 from distributed import Client, LocalCluster, wait
 
+from another import as_another
 from dask_site.history import wire
 from dask_site.history.ledger import close_books
 from dask_site.history.model import AccountedJob
@@ -84,17 +85,15 @@ class Node:
         self.process = None
 
     def start(self, uid=None, **environment):
-        # It may read everything: the interpreter may be where only root can.
-        may = "-all,+dac_read_search"
-        drop = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-        drop += [
-            f"--inh-caps={may}",
-            f"--ambient-caps={may}",
-            f"--bounding-set={may}",
-        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*([] if uid is None else drop), sys.executable, "-c", SERVE, str(self.file)],
+                [
+                    *([] if uid is None else as_another(uid)),
+                    sys.executable,
+                    "-c",
+                    SERVE,
+                    str(self.file),
+                ],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **environment},
