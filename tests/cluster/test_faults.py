@@ -87,12 +87,9 @@ def up(name):
     return state in {"idle", "mix", "alloc"}
 
 
-def test_what_runs_out_of_memory_goes_on_where_there_is_more(python):
-    """Killed by the kernel in its control group, or by its nanny; the job itself lives on."""
-    facts, result = python(
-        "alice",
-        WORK
-        + """
+HUNGRY = (
+    WORK
+    + """
 def hungry(i, megabytes):
     block = bytearray(megabytes << 20)
     for at in range(0, len(block), 4096):
@@ -105,13 +102,28 @@ if __name__ == "__main__":
                    for i in range(20)]
         results = client.gather(futures)
         tell(results=results, events=happenings(cluster))
-""",
-    )
+"""
+)
+
+
+@pytest.mark.parametrize("killer", ["its nanny", "the kernel"])
+def test_what_runs_out_of_memory_goes_on_where_there_is_more(python, login1, killer):
+    """The job itself lives on."""
+    before = ""
+    if killer == "the kernel":
+        if login1.run("grep -q proctrack/cgroup /etc/slurm/slurm.conf").rc:
+            pytest.skip("this machine's control groups don't reach into containers")
+        before = "export DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE=False;"
+    facts, result = python("alice", HUNGRY, before=before)
     assert result.rc == 0, result.stderr
     large = [where for where, size in facts["results"] if size > 1 << 30]
     assert len(large) == 4
     assert set(large) == {"m1"}
     assert {event[0] for event in facts["events"]} == {"memory"}
+    told = " ".join(event[3] for event in facts["events"])
+    # A nanny looks ten times a second; the kernel may come first.
+    assert killer in told or (killer, "the kernel" in told) == ("its nanny", True)
+    assert killer == "its nanny" or "its nanny" not in told
 
 
 def test_what_nobody_has_memory_for_fails_with_the_story(python):
@@ -149,6 +161,7 @@ def test_a_node_that_is_lost_costs_no_task(long_work, how):
     assert sum(results["nodes"].values()) == 240
     # Slurm itself queues the jobs of a lost node again.
     assert {event[0] for event in results["events"]} <= {"pardon", "unknown"}
+    assert any(lost == event[2] for event in results["events"]), results
 
 
 def test_preempted_jobs_are_replaced_and_blame_nobody(long_work, login1):
@@ -162,6 +175,47 @@ def test_preempted_jobs_are_replaced_and_blame_nobody(long_work, login1):
     assert sum(results["nodes"].values()) == 120
     assert "PREEMPTED" in {verdict for _, verdict in results["states"].values()}
     assert {event[0] for event in results["events"]} <= {"pardon", "unknown"}
+
+
+def test_a_node_that_is_drained_under_its_workers_costs_nothing(long_work, login1):
+    facts, finish = long_work("bob", 240, 0.5)
+    first = facts["jobs"][0][1] or "c1"
+    login1.check_output(f"scontrol update nodename={first} state=drain reason=disks")
+    try:
+        results = finish()
+    finally:
+        login1.check_output(f"scontrol update nodename={first} state=resume")
+    assert sum(results["nodes"].values()) == results["files"] == 240
+    assert results["events"] == []
+    assert "paused" not in results["said"]
+
+
+def test_a_walltime_in_the_middle_of_a_task_is_nobodys_fault(python):
+    """Of a task that nobody knows yet, no worker can tell that it won't be in time."""
+    facts, result = python(
+        "carol",
+        WORK
+        + """
+def slow_at_first(folder):
+    tries = len(os.listdir(folder))
+    open(f"{folder}/{tries}", "w").close()
+    time.sleep(1 if tries else 120)
+    return tries
+
+if __name__ == "__main__":
+    site = changed(cpu={"walltime": "00:01:00"})
+    with Cluster(site, pools="cpu") as cluster, cluster.get_client() as client:
+        others = client.map(sleepy, range(8), pure=False)
+        tries = client.submit(slow_at_first, folder_for_notes(), pure=False).result()
+        until(lambda: any(job.verdict == "TIMEOUT" for job in cluster.jobs), 40)
+        tell(tries=tries, others=len(client.gather(others)), events=happenings(cluster),
+             verdicts=[job.verdict for job in cluster.jobs])
+""",
+    )
+    assert result.rc == 0, result.stderr
+    assert (facts["tries"], facts["others"]) == (1, 8)
+    assert "TIMEOUT" in facts["verdicts"]
+    assert {event[0] for event in facts["events"]} == {"pardon"}
 
 
 def test_jobs_that_an_administrator_ends_are_replaced(long_work, login1):
