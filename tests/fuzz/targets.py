@@ -16,6 +16,7 @@ import atheris
 with atheris.instrument_imports(include=["dask_site"]):
     from dask_site.dashboards import onward
     from dask_site.dashboards.peers import Told
+    from dask_site.dashboards.registry import Cluster
     from dask_site.dashboards.sessions import Sessions
     from dask_site.history.reading import read_spool
     from dask_site.history.records import parse  # noqa: F401  # imported late by the reader
@@ -111,12 +112,22 @@ def units(data: bytes) -> None:
 
 TARGETS = {one.__name__: one for one in (words, onwards, peers, spools, units)}
 _SESSION = ["0" * 32, 1, NOW]
+_CLUSTER = Cluster(CLUSTER, 1, "a", "b", "c", "10.0.0.7:4", pools=("x",), shares={2: NOW})
 SEEDS = {
     "words": [_MADE.link, _MADE.ticket, _MADE.cookie, _MADE.attempt.word, _MADE.attempt.state],
     "onwards": ["/", f"/ticket?cluster={CLUSTER}&path=/status", "//evil.test", "/\\evil.test"],
     "peers": [
         json.dumps(
             {"host": "a", "seen": 1.0, "clusters": [], "sessions": [_SESSION], "closed": []}
+        ),
+        json.dumps(
+            {
+                "host": "a",
+                "seen": 1.0,
+                "clusters": [_CLUSTER.to_dict()],
+                "sessions": [],
+                "closed": [],
+            }
         ),
         '{"host": "a", "seen": 1e999, "clusters": [], "sessions": [], "closed": []}',
         "[" * 5000,

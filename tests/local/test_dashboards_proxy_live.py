@@ -362,8 +362,10 @@ def test_a_key_that_the_proxys_account_can_not_read_is_refused_by_the_role(front
     tasks = yaml.safe_load((ROLE / "tasks" / "main.yml").read_text())
     task = next(one for one in tasks if one["name"] == "Configure nginx")
     validate = task["ansible.builtin.template"]["validate"]
+    binds = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["_dask_dashboards_binds"]
     command = jinja2.Template(validate).render(
-        dask_dashboards_proxy_user="www-data", _dask_dashboards_port=443
+        dask_dashboards_proxy_user="www-data",
+        _dask_dashboards_binds=jinja2.Template(binds).render(_dask_dashboards_port=443),
     )
 
     def valid():
