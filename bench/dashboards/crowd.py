@@ -135,7 +135,8 @@ class Browser:
     async def open(self, name):
         """Come to a cluster's origin, as the list's link leads there."""
         start, there = self.places.origin(), self.places.origin(name)
-        answer = await self.get(f"{start}/ticket?cluster={name}&path=/status", start)
+        answer = await self.get(f"{there}/status", there)
+        answer = await self.get(answer.headers["Location"], start)
         answer = await self.get(answer.headers["Location"], there)
         assert answer.status == 303, answer.status
 

@@ -33,11 +33,14 @@ class ServiceError(SourceError):
     ----------
     status : int
         Of HTTP.
+    host : str
+        Which can answer, if the service says that another can.
     """
 
-    def __init__(self, message: str, status: int, service: str) -> None:
+    def __init__(self, message: str, status: int, service: str, host: str = "") -> None:
         super().__init__(f"{service} says: {message}")
         self.status = status
+        self.host = host
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,8 @@ class Calls:
             raise ServiceDownError(
                 f"{place}: {said or f'it answers with status {status} and no JSON'}"
             )
-        raise ServiceError(str(said or f"status {status}"), status, self._service)
+        host = str(value.get("host") or "") if isinstance(value, dict) else ""
+        raise ServiceError(str(said or f"status {status}"), status, self._service, host)
 
     def _connection(self) -> tuple[HTTPConnection, str]:
         where = self._where

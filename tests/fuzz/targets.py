@@ -16,6 +16,7 @@ import atheris
 with atheris.instrument_imports(include=["dask_site"]):
     from dask_site.dashboards import onward
     from dask_site.dashboards.peers import Told
+    from dask_site.dashboards.registry import Cluster
     from dask_site.dashboards.sessions import Sessions
     from dask_site.history.reading import read_spool
     from dask_site.history.records import parse  # noqa: F401  # imported late by the reader
@@ -66,10 +67,12 @@ def onwards(data: bytes) -> None:
 def peers(data: bytes) -> None:
     """What another broker's file says is read, or is refused by an error that is expected."""
     try:
-        told = Told.from_dict(json.loads(data))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+        told = Told.read(data)
+    except ValueError:
         return
-    assert isinstance(told.seen, float)
+    assert isinstance(told.is_there(NOW), bool)
+    for session in told.sessions:
+        assert session.until != session.until + 1  # a time, with an end
     for cluster in told.clusters:
         cluster.may_look(1, NOW)
 
@@ -109,14 +112,25 @@ def units(data: bytes) -> None:
 
 TARGETS = {one.__name__: one for one in (words, onwards, peers, spools, units)}
 _SESSION = ["0" * 32, 1, NOW]
+_CLUSTER = Cluster(CLUSTER, 1, "a", "b", "c", "10.0.0.7:4", pools=("x",), shares={2: NOW})
 SEEDS = {
     "words": [_MADE.link, _MADE.ticket, _MADE.cookie, _MADE.attempt.word, _MADE.attempt.state],
     "onwards": ["/", f"/ticket?cluster={CLUSTER}&path=/status", "//evil.test", "/\\evil.test"],
     "peers": [
         json.dumps(
             {"host": "a", "seen": 1.0, "clusters": [], "sessions": [_SESSION], "closed": []}
-            | {"locked": [1]}
-        )
+        ),
+        json.dumps(
+            {
+                "host": "a",
+                "seen": 1.0,
+                "clusters": [_CLUSTER.to_dict()],
+                "sessions": [],
+                "closed": [],
+            }
+        ),
+        '{"host": "a", "seen": 1e999, "clusters": [], "sessions": [], "closed": []}',
+        "[" * 5000,
     ],
     "spools": ['{"k":"end","how":"closed"}', '{"k":"cluster","owner":"me"}', "00000000 {}"],
     "units": ["1GiB", "02:00:00", "1d 2h", "1-02:03", "1e400GB", "\u0661 GiB"],

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,11 @@ from dask_site.dashboards import keys
 from dask_site.dashboards.broker import Broker
 from dask_site.dashboards.control import answer
 from dask_site.dashboards.places import Places
+from dask_site.dashboards.registry import RefusedError
 from dask_site.dashboards.sessions import COOKIE
 from dask_site.dashboards.web import rules
+from dask_site.identity import has_munge, request_credential
+from dask_site.services.hostname import hostname
 
 pytestmark = pytest.mark.slow
 DESCRIPTION = Path(__file__).parents[2] / "docs" / "broker-api.yaml"
@@ -203,6 +207,53 @@ def test_a_question_of_a_user_changes_nothing_of_anothers(broker, asked):
             assert said["status"] == 403
     finally:
         broker.registry.drop(hers.id)
+
+
+addresses = st.sampled_from(["10.0.0.7", "::ffff:10.0.0.7", "127.0.0.1", "::1", "", "x"])
+REQUEST = keys.request()[0]
+registrations = st.fixed_dictionaries(
+    {
+        "port": st.integers(1000, 70000) | values,
+        "request": st.just(REQUEST) | st.text(max_size=50) | values,
+    },
+    optional={name: values for name in NAMES if name != "port"},
+)
+
+
+@EXAMPLES
+@given(about=registrations, ip=addresses | st.ip_addresses().map(str) | st.text(max_size=50))
+def test_a_registration_is_refused_or_is_ones_own(broker, about, ip):
+    hers = broker.registry.new(54321, {"name": "hers"}, "10.0.0.9:4000")
+    try:
+        said = broker.register_job(12345, {**about, "id": about.get("id", hers.id)}, ip, print)
+    except RefusedError as refused:
+        assert str(refused)
+        assert set(broker.registry.own) == {hers.id}
+    else:
+        mine = broker.registry.own.pop(said["id"])
+        assert mine.id != hers.id and mine.uid == 12345
+        at, _, port = mine.address.rpartition(":")
+        assert 1024 <= int(port) <= 65535
+        there = ip_address(at.strip("[]"))
+        assert not there.is_loopback and not there.is_link_local and not there.is_unspecified
+    finally:
+        broker.registry.drop(hers.id)
+
+
+@pytest.mark.skipif(not has_munge(), reason="no munge daemon answers here")
+@schema.include(path="/api/v1/ask").parametrize()
+@EXAMPLES
+def test_nor_does_what_munge_vouches_for_break_it(running, case):
+    url = f"http://127.0.0.1:{running[0]}"
+    body = json.dumps(
+        case.body if isinstance(case.body, dict | list | str | int | float) else None
+    ).encode()
+    word = request_credential(hostname(), "POST", "/api/v1/ask", body)
+    # From an address that compute nodes have; nothing there is called.
+    sent = {"Authorization": f"MUNGE {word}", "X-Real-IP": "10.0.0.7"}
+    answered = requests.post(f"{url}/api/v1/ask", body, headers=sent, timeout=20)
+    assert answered.status_code != 401 or body == b"null"
+    case.validate_response(answered, checks=CHECKS)
 
 
 @EXAMPLES

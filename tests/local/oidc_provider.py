@@ -3,6 +3,7 @@
 Arguments: folder for its files, certificate, key, port, address to send browsers back to.
 """
 
+import pwd
 import ssl
 import sys
 from pathlib import Path
@@ -94,7 +95,7 @@ urls.urlpatterns = [
     path("login", LoginView.as_view()),
 ]
 call_command("migrate", verbosity=0)
-for name in ("sync", "root", "nobody-here"):
+for name in ("sync", "root", "nobody-here", str(pwd.getpwnam("sync").pw_uid)):
     User.objects.create_user(name, password="of a test")
 Application.objects.create(
     client_id="dask",

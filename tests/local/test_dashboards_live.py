@@ -20,6 +20,8 @@ from dask_site.dashboards.sessions import COOKIE
 
 pytestmark = pytest.mark.slow
 ORIGIN = "https://dask.test:8443"
+#: What nginx gives a browser that it sends for a ticket.
+STATE = "0123456789abcdef" * 2
 BROKER = """
 import asyncio, sys
 from pathlib import Path
@@ -63,9 +65,10 @@ def folders(tmp_path_factory):
 
 
 @contextmanager
-def process(code, *arguments):
+def process(code, *arguments, stderr=None):
     running = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
+        stderr=stderr,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -125,10 +128,11 @@ def logged_in(folders, cluster):
     assert status == 303
     main = cookie_of(headers)
     known = {"Cookie": f"{COOKIE}={main}"}
-    _, headers, _ = ask(broker, f"/ticket?cluster={cluster}&path=/status", known)
+    _, headers, _ = ask(broker, f"/ticket?cluster={cluster}&path=/status&state={STATE}", known)
     there, _, query = headers["Location"].partition("?")
     assert there == f"https://{cluster}.dask.test:8443/_dask-site/in"
-    _, headers, _ = ask(broker, f"/_dask-site/in?{query}", {"X-Dask-Cluster": cluster})
+    arrived = {"X-Dask-Cluster": cluster, "Cookie": f"{COOKIE}={STATE}"}
+    _, headers, _ = ask(broker, f"/_dask-site/in?{query}", arrived)
     return main, cookie_of(headers)
 
 
@@ -258,17 +262,17 @@ def test_a_link_to_the_history_leads_there_once_it_has_logged_in(folders):
         onward = "/" + link.partition("#")[2].partition("/")[2]
         there, known = logged_in_with(link, onward)
         assert there == onward == "/ticket?cluster=history&path=/clusters/ab"
-        _, headers, _ = ask(broker_at, there, known)
+        _, headers, _ = ask(broker_at, f"{there}&state={STATE}", known)
         host, _, query = headers["Location"].partition("?")
         assert host == "https://history.dask.test:8443/_dask-site/in"
-        arrived = {"X-Dask-Cluster": "history"}
+        arrived = {"X-Dask-Cluster": "history", "Cookie": f"{COOKIE}={STATE}"}
         assert ask(broker_at, f"/_dask-site/in?{query}", {"X-Dask-Cluster": "a" * 16})[0] == 403
         status, headers, _ = ask(broker_at, f"/_dask-site/in?{query}", arrived)
         assert (status, headers["Location"]) == (303, "/clusters/ab")
         assert ask(broker_at, f"/_dask-site/in?{query}", arrived)[0] == 403
         cookie = cookie_of(headers)
         # What a browser says of itself goes nowhere.
-        said = {"X-Dask-User": "0", "Cookie": f"{COOKIE}={cookie}", **arrived}
+        said = {**arrived, "X-Dask-User": "0", "Cookie": f"{COOKIE}={cookie}"}
         status, headers, _ = ask(broker_at, "/internal/auth", said)
         assert (status, headers["X-Dask-User"]) == (204, str(os.getuid()))
         assert headers["X-Dask-Upstream"] == f"http://unix:{folders[1]}/h:"
@@ -286,3 +290,38 @@ def test_a_link_to_the_history_leads_there_once_it_has_logged_in(folders):
         assert logged_in_with(link, "https://evil.example/")[0] == "/"
         assert asking.ask(places(folders), op="logout") == {"ended": 2}
         assert ask(broker_at, "/internal/auth", said)[0] == 401
+
+
+def test_who_asks_too_often_waits_and_then_goes_on(folders):
+    with process(BROKER, *folders) as broker:
+        up(broker, folders)
+
+        def answered():
+            with socket.socket(socket.AF_UNIX) as one:
+                one.settimeout(10)
+                one.connect(str(places(folders).control))
+                one.sendall(b'{"op": "list"}\n')
+                return json.loads(one.recv(65536)).get("status", 200)
+
+        assert any(answered() == 429 for _ in range(3000))
+        assert until(lambda: answered() == 200, 60)
+
+
+def test_what_lets_in_is_not_logged_when_something_breaks(folders):
+    code = BROKER.replace(
+        "asyncio.run",
+        """from dask_site.dashboards.broker import Broker
+async def breaks(*_):
+    raise RuntimeError("of a test")
+Broker.arrive = Broker.enter = breaks
+asyncio.run""",
+    )
+    with open(f"{folders[0]}.log", "wb") as log, process(code, *folders, stderr=log) as broker:
+        up(broker, folders)
+        broker_at = f"{folders[1]}/proxy/broker.sock"
+        assert ask(broker_at, "/_dask-site/in?word=secret-of-a-test")[0] == 500
+        assert ask(broker_at, "/ticket?cluster=%ff&secret-of-a-test")[0] in {303, 400}
+    with open(f"{folders[0]}.log") as log:
+        text = log.read()
+    assert "/_dask-site/in" in text and "RuntimeError: of a test" in text
+    assert "secret-of-a-test" not in text

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import pwd
 import re
 import shutil
 import socket
@@ -236,7 +237,7 @@ def test_nobody_is_logged_in_as_another(broker, files):
     assert back(broker, path, mallorys[1])[0] == 303
 
 
-@pytest.mark.parametrize("user", ["root", "nobody-here"])
+@pytest.mark.parametrize("user", ["root", "nobody-here", str(pwd.getpwnam(USER).pw_uid)])
 def test_who_is_no_user_here_is_not_let_in(user, broker, files):
     address, cookie = begin(broker)
     status, headers, _ = back(broker, at_provider(files, address, user), cookie)
@@ -327,6 +328,7 @@ def test_the_portal_proves_itself(broker):
         {"X-Dask-Portal-User": "root", "X-Dask-Portal": secret},
         {"X-Dask-Portal-User": "nobody-here", "X-Dask-Portal": secret},
         {"X-Dask-Portal-User": "daemon", "X-Dask-Portal": secret},
+        {"X-Dask-Portal-User": str(pwd.getpwnam(USER).pw_uid), "X-Dask-Portal": secret},
     ]
     for headers in wrong:
         status, answered, _ = ask(door, "/login/portal", headers)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import socket
 from typing import Any
 
 import dask
 
-from dask_site.calls import Calls, ServiceDownError, SourceError, Where
+from dask_site.calls import Calls, ServiceDownError, ServiceError, SourceError, Where
 from dask_site.dashboards.onward import is_path
 from dask_site.dashboards.places import HISTORY, Places
 
@@ -20,7 +21,17 @@ _NAME = "the dashboards' broker"
 
 
 class DashboardError(Exception):
-    """What was asked for can't be had; the message says why, and what to do."""
+    """What was asked for can't be had; the message says why, and what to do.
+
+    Attributes
+    ----------
+    host : str
+        Of the login node whose broker can answer, if another's can.
+    """
+
+    def __init__(self, message: str, host: str = "") -> None:
+        super().__init__(message)
+        self.host = host
 
 
 class BrokerDownError(DashboardError):
@@ -57,10 +68,12 @@ def ask(where: Places | None = None, **question: Any) -> dict[str, Any]:
         raise DashboardError(
             "This site has no proxy for dashboards (dask_site.dashboards in its site file)"
         )
-    said = _ask_here(where, question) if is_near(where) else ask_elsewhere(where, question)[0]
-    if "error" in said:
-        raise DashboardError(str(said["error"]))
-    return said
+    try:
+        return _ask_here(where, question) if is_near(where) else ask_elsewhere(where, question)[0]
+    except DashboardError as error:
+        if not error.host:
+            raise
+        return ask_on(where, error.host, question)
 
 
 def history_link(path: str) -> str | None:
@@ -125,7 +138,38 @@ def _ask_here(where: Places, question: dict[str, Any]) -> dict[str, Any]:
             f"{_NAME} on this node does not answer ({error or type(error).__name__}): "
             "systemctl status dask-dashboards says why"
         ) from None
-    return said if isinstance(said, dict) else {}
+    found = said if isinstance(said, dict) else {}
+    if "error" in found:
+        raise DashboardError(str(found["error"]), str(found.get("host") or ""))
+    return found
+
+
+def ask_on(where: Places, host: str, question: dict[str, Any]) -> dict[str, Any]:
+    """Ask the broker of a login node, by its name; return what it says.
+
+    Raises
+    ------
+    BrokerDownError
+        If it does not answer.
+    DashboardError
+        If it refuses.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", host):
+        raise DashboardError(f"{host!r} is no name of a login node")
+    try:
+        return _called(Where.read(where.public, f"{host}.json"), question)
+    except ServiceDownError as error:
+        raise BrokerDownError(f"{_NAME} on {host} does not answer: {error}") from None
+
+
+def _called(one: Where, question: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(Calls(one, _NAME, _SECONDS)("POST", ("ask",), body=question))
+    except ServiceDownError:
+        raise
+    except SourceError as error:
+        host = error.host if isinstance(error, ServiceError) else ""
+        raise DashboardError(str(error), host) from None
 
 
 def brokers(where: Places) -> list[Where]:
@@ -157,9 +201,7 @@ def ask_elsewhere(where: Places, question: dict[str, Any]) -> tuple[dict[str, An
     why = f"nothing says where it is in {where.public}"
     for one in brokers(where):
         try:
-            return dict(Calls(one, _NAME, _SECONDS)("POST", ("ask",), body=question)), one
+            return _called(one, question), one
         except ServiceDownError as error:
             why = str(error)
-        except SourceError as error:
-            raise DashboardError(str(error)) from None
     raise BrokerDownError(f"{_NAME} does not answer: {why}")

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import pwd
-import re
 import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from dask_site.dashboards import keys
+from dask_site.dashboards import doors, keys
+from dask_site.dashboards.accounts import Accounts, unusable
+from dask_site.dashboards.buckets import Buckets
+from dask_site.dashboards.locks import Locks
 from dask_site.dashboards.onward import is_path, ticket
 from dask_site.dashboards.past import Past
 from dask_site.dashboards.peers import Peers, Told
 from dask_site.dashboards.places import HISTORY, ID, Places
 from dask_site.dashboards.registry import Cluster, RefusedError, Registry
 from dask_site.dashboards.sessions import Session, Sessions
-from dask_site.people import name_of
-from dask_site.services.access import Viewer, uid_of
+from dask_site.services.access import Viewer, uid_named, uid_of
 from dask_site.services.audit import AuditLog
 
 logger = logging.getLogger("dask_site")
@@ -32,8 +30,11 @@ PATIENCE = 45.0
 _HEAR, _TELL, _LOOK = 1.0, 10.0, 30.0
 _TOGETHER = 0.2
 _AGAIN = 0.3
+#: Seconds after which a broker that can't read what the others tell lets nobody in.
+STALE = 60.0
+# Questions of a user: all of his schedulers come at once after a restart.
+_RATE, _BURST = 20.0, 300
 _LONGEST_SHARE = 7 * 86400.0
-_NO_SHELLS = re.compile(r".*/(nologin|false)")
 _NOTHING = "There is no such dashboard, or none of yours."
 
 
@@ -61,7 +62,7 @@ class Verdict:
     Attributes
     ----------
     status : int
-        204, 401 (log in) or 403.
+        204, 401 (log in), 403, or 503 where it can't be known.
     upstream : str
         For ``proxy_pass``.
     name : str
@@ -111,13 +112,18 @@ class Broker:
         self.audit = AuditLog(places.secret / "audit")
         self._clock = clock
         self._changed = asyncio.Event()
-        self._locked: set[int] = set()
-        self._locked_elsewhere: frozenset[int] = frozenset()
-        self._barred: frozenset[int] = frozenset()
+        self.locks = Locks(places.secret)
+        self.accounts = Accounts()
+        self.questions = Buckets(_RATE, _BURST)
+        self._locked: frozenset[int] = frozenset()
         self._lines: dict[str, Callable[[dict[str, Any]], None]] = {}
         self._addresses: dict[str, str] = {}
         self._telling = asyncio.Lock()
-        self._heard = -_AGAIN
+        self._told_well = True
+        self._hearing = asyncio.Lock()
+        self._asked_again = -_AGAIN
+        self._heard = clock()
+        self._deaf = self._closed = False
 
     # -- requests for dashboards -------------------------------------------------------------
 
@@ -129,6 +135,8 @@ class Broker:
         known = asked.cluster == HISTORY or ID.fullmatch(asked.cluster)
         if not known or not self._is_own_page(asked):
             return Verdict(403)
+        if self.is_stale():
+            return Verdict(503)
         if self.places.paths:  # all clusters are at the origin of the login pages
             session = self.sessions.of(asked.cookie)
         else:
@@ -207,7 +215,23 @@ class Broker:
 
     def is_barred(self, uid: int) -> bool:
         """Return whether a user's account is locked, or gone."""
-        return uid in self._locked or uid in self._locked_elsewhere or uid in self._barred
+        return uid in self._locked or uid in self.accounts.unusable
+
+    def is_stale(self) -> bool:
+        """Return whether it is too long ago that this broker knew who has logged out, or is locked.
+
+        The folder that the login nodes share hangs, or can't be read: nobody is let in then.
+        """
+        stale = self._clock() - self._heard > STALE
+        if stale and not self._closed:
+            logger.error(
+                "Nobody is let in: %s can't be read since more than %d s, nor what the other login "
+                "nodes tell there; it goes on by itself when it can",
+                self.places.secret,
+                STALE,
+            )
+        self._closed = stale
+        return stale
 
     def link(self, uid: int, name: Any = None, path: Any = "/") -> str:
         """Return the address that lets a user's browser in, once and within a minute.
@@ -235,13 +259,13 @@ class Broker:
     async def open(self, word: str) -> tuple[str, Session] | None:
         """Return cookie and session of a link; it is known on disk then."""
         uid = self.sessions.linked(word)
-        if uid is None or self.is_barred(uid):
+        if uid is None or self.is_barred(uid) or self.is_stale():
             return None
         used = self.sessions.use(word)
         if used is None or not await asyncio.to_thread(self.peers.first, used[1]):
             return None
-        opened = self.sessions.begin(uid)
-        logger.info("%s logged in", name_of(uid))
+        opened = self.sessions.begin(uid, self._cut)
+        logger.info("%s logged in", await self.accounts.named(uid))
         await self.tell()
         return opened
 
@@ -254,8 +278,8 @@ class Broker:
             If nobody here has the name, it is root's, or the account is locked.
         """
         uid = await self._somebody(user)
-        opened = self.sessions.begin(uid)
-        logger.info("%s logged in by the provider", name_of(uid))
+        opened = self.sessions.begin(uid, self._cut)
+        logger.info("%s logged in by the provider", await self.accounts.named(uid))
         await self.tell()
         return opened
 
@@ -270,13 +294,42 @@ class Broker:
         return self.link(await self._somebody(user))
 
     async def _somebody(self, user: str) -> int:
-        uid = await asyncio.to_thread(_user, user)
+        uid = await asyncio.to_thread(uid_named, user)
+        if uid is None:
+            raise RefusedError("there is no such user", 404)
         if uid == 0:
             raise RefusedError("root does not log in from elsewhere", 403)
         self._check(uid)
-        if uid in await asyncio.to_thread(_unusable, {uid}):  # nobody has looked at it so far
-            raise RefusedError(f"the account of {name_of(uid)} has no shell, or has expired", 403)
+        if uid in await asyncio.to_thread(unusable, {uid}):  # nobody has looked at it so far
+            raise RefusedError(f"the account of {user} is gone, or has no login shell", 403)
         return uid
+
+    async def arrive(self, word: str, cluster: str, state: str) -> tuple[str, Session] | None:
+        """Return cookie and session for the origin of a cluster, for a ticket that is used up then.
+
+        Parameters
+        ----------
+        state : str
+            What the browser got there, when it was sent for the ticket.
+
+        Returns
+        -------
+        tuple or None
+            None if the ticket was another browser's: it has to ask for one of its own.
+
+        Raises
+        ------
+        RefusedError
+            If it is no ticket for this cluster, or was used on any node.
+        """
+        cookie = self.sessions.redeem(word, cluster)
+        session = self.sessions.at(cookie, cluster) if cookie else None
+        known = self.sessions.nonce(word, state)
+        if cookie is None or session is None or known is None:
+            raise RefusedError("that is no ticket, or none any more", 403)
+        if not await asyncio.to_thread(self.peers.first, known[0]):
+            raise RefusedError("the ticket was used before", 403)
+        return (cookie, session) if known[1] else None
 
     def close(self, session: Session) -> None:
         """End a session, and what it has open."""
@@ -291,7 +344,7 @@ class Broker:
             self.close(session)
         return len(found)
 
-    def log_out_everyone(self, uid: int) -> int:
+    async def log_out_everyone(self, uid: int) -> int:
         """End all sessions, on all nodes; return how many there were. For root.
 
         Raises
@@ -301,28 +354,30 @@ class Broker:
         """
         if uid != 0:
             raise RefusedError("Only root logs everyone out", 403)
+        await self._note(Viewer("root", 0), "logout-everyone")
         found = self.sessions.all()
         for session in found:
             self.close(session)
         return len(found)
 
-    def lock(self, uid: int, user: str, locked: bool) -> dict[str, Any]:
-        """Keep a user out, or let him in again; for root.
+    async def lock(self, uid: int, user: str, locked: bool) -> dict[str, Any]:
+        """Keep a user out of all nodes, or let him in again; for root.
 
         Raises
         ------
         RefusedError
-            If the caller is not root, or there is no such user.
+            If the caller is not root, there is no such user, or it can't be written down.
         """
         if uid != 0:
             raise RefusedError("Only root keeps users out, or lets them in again", 403)
-        whose = _user(user)
-        if locked:
-            self._locked.add(whose)
-            ended = self.log_out(whose)
-        else:
-            self._locked.discard(whose)
-            ended = 0
+        whose = await _user(user)
+        await self._note(Viewer("root", 0), "lock" if locked else "unlock", user_asked=user)
+        try:
+            self._locked = await asyncio.to_thread(self.locks.change, whose, locked)
+        except (OSError, ValueError) as error:
+            raise RefusedError(f"Nothing has changed: {error}", 503) from None
+        ended = self.log_out(whose) if locked else 0
+        self._cut_guests()
         self.changed()
         return {"user": user, "locked": locked, "ended": ended}
 
@@ -360,12 +415,12 @@ class Broker:
             return self._told(again), None
         cluster = again or self.registry.new(uid, about)
         try:
-            listener = _door(self.places.doors / f"{cluster.id}.sock")
+            listener = doors.door(self.places.doors / f"{cluster.id}.sock")
         except OSError:
             self.registry.drop(cluster.id)
             raise
         self._lines[cluster.id] = line
-        logger.info("%s registered %s", name_of(uid), cluster.id)
+        logger.info("%s registered %s", self.accounts.name(uid), cluster.id)
         return self._told(cluster), listener
 
     def register_job(
@@ -383,17 +438,11 @@ class Broker:
         Raises
         ------
         RefusedError
-            If the port is none, or the request for a certificate is not right.
+            If the port or the address is none of a compute node's, or the request for a certificate
+            is not right.
         """
         self._check(uid)
-        port = about.get("port")
-        if isinstance(port, bool) or not isinstance(port, int) or not 1024 <= port <= 65535:
-            raise RefusedError("port must be a number from 1024 to 65535")
-        try:
-            parsed = ipaddress.ip_address(ip)
-        except ValueError:
-            raise RefusedError("nobody can say from where this comes", 403) from None
-        address = f"[{parsed}]:{port}" if parsed.version == 6 else f"{parsed}:{port}"
+        address = doors.address(ip, about.get("port"))
         asked = about.get("request")
         again = self._back(uid, about.get("id"), address) or self._adopted(uid, about, address)
         cluster = again or self.registry.new(uid, about, address)
@@ -404,8 +453,9 @@ class Broker:
                 self.registry.drop(cluster.id)
             raise RefusedError(str(error)) from None
         self._lines[cluster.id] = line
-        cluster = self.registry.change(cluster.id, lost=0.0, address=address)
-        logger.info("%s registered %s at %s", name_of(uid), cluster.id, address)
+        since = max(self._clock(), cluster.since + 0.001)  # later, whatever other clocks say
+        cluster = self.registry.change(cluster.id, lost=0.0, address=address, since=since)
+        logger.info("%s registered %s at %s", self.accounts.name(uid), cluster.id, address)
         proxies = (self.places.public / "proxies.pem").read_text()
         return {**self._told(cluster), "certificate": certificate, "proxies": proxies}
 
@@ -462,7 +512,7 @@ class Broker:
         Raises
         ------
         RefusedError
-            404 if there is none; 400 if several have the name, or another login node has it.
+            404 if there is none; 400 if several have the name; 421 if another login node has it.
         """
         mine = [c for c in self.registry.seen_by(uid) if c.uid == uid]
         found = [c for c in mine if c.id == name] or [c for c in mine if c.name == name]
@@ -472,38 +522,45 @@ class Broker:
             some = ", ".join(c.id for c in found[:5])
             raise RefusedError(f"Several of your clusters have this name, take the id: {some}")
         if found[0].id not in self.registry.own:
-            raise RefusedError(f"Its broker is on {found[0].host}: call this there")
+            where = found[0].host
+            raise RefusedError(f"Its broker is on {where}: call this there", 421, where)
         return found[0]
 
-    def share(self, uid: int, name: Any, user: Any, seconds: Any) -> dict[str, Any]:
+    async def share(self, uid: int, name: Any, user: Any, seconds: Any) -> dict[str, Any]:
         """Let another look at a cluster; with 0 s, no longer.
 
         Raises
         ------
         RefusedError
-            If there is no such cluster or user, or the time is none.
+            If there is no such cluster or user, the time is none, or another login node has it.
         """
         if self.places.paths:
             why = "Nothing is shared at this site: its dashboards have no names of their own"
             raise RefusedError(why, 403)
-        cluster = self.own(uid, name)
-        whose = _user(user)
+        self.own(uid, name)
+        whose = await _user(user)
         number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not number or not 0 <= seconds <= _LONGEST_SHARE:
             raise RefusedError("a dashboard can be shared for up to 7 days")
         if whose == uid:
             raise RefusedError("It is yours already")
-        self._note("share" if seconds else "unshare", cluster, user_asked=user, seconds=seconds)
-        cluster = self.registry.share(cluster.id, whose, seconds)
+        await self.hear()  # perhaps its scheduler has gone over to another node
+        cluster = self.own(uid, name)
+        what = "share" if seconds else "unshare"
+        await self._note_of(cluster, what, user_asked=user, seconds=seconds)
+        cluster = self.registry.share(self.own(uid, cluster.id).id, whose, seconds)
         if not seconds:
             for session in self.sessions.of_user(whose):
                 self._send(cluster.id, session)
         self.changed()
         return {"id": cluster.id, "user": user, "until": cluster.shares.get(whose)}
 
-    def listed(self, uid: int) -> list[dict[str, Any]]:
+    async def listed(self, uid: int) -> list[dict[str, Any]]:
         """Return what a user may look at, as JSON-ready values."""
         now = self._clock()
+        seen = self.registry.seen_by(uid)
+        await self.accounts.know({u for c in seen for u in (c.uid, *c.shares)})
+        name_of = self.accounts.name
         return [
             {
                 "id": c.id,
@@ -521,18 +578,22 @@ class Broker:
                 if c.uid == uid
                 else {},
             }
-            for c in self.registry.seen_by(uid)
+            for c in seen
             if c.uid == uid or not self.places.paths
         ]
 
-    def _note(self, what: str, cluster: Cluster, **more: Any) -> None:
-        viewer = Viewer(name_of(cluster.uid), cluster.uid)
+    async def _note_of(self, cluster: Cluster, what: str, **more: Any) -> None:
+        viewer = Viewer(await self.accounts.named(cluster.uid), cluster.uid)
+        await self._note(viewer, what, cluster=cluster.id, name=cluster.name, **more)
+
+    async def _note(self, viewer: Viewer, what: str, **more: Any) -> None:
         try:
-            self.audit.note(viewer, what, cluster=cluster.id, name=cluster.name, **more)
+            await asyncio.to_thread(self.audit.note, viewer, what, **more)
         except OSError as error:
             logger.warning("The audit log can't be written: %s", error)
-            if what == "share":
-                why = "The audit log can't be written: nothing is shared"
+            if what in {"share", "unlock"}:  # what lets nobody in is done all the same
+                done = "shared" if what == "share" else "unlocked"
+                why = f"The audit log can't be written: nothing is {done}"
                 raise RefusedError(why, 503) from None
 
     # -- cutting what is open ----------------------------------------------------------------
@@ -546,16 +607,32 @@ class Broker:
         if line is not None:
             line({"cut": [self.sessions.view(session.id, name)]})
 
+    def _cut_guests(self) -> None:
+        """End what others have open of users who are kept out."""
+        for cluster in self.registry.own.values():
+            if cluster.shares and self.is_barred(cluster.uid):
+                for session in self.sessions.all():
+                    if session.uid in cluster.shares:
+                        self._send(cluster.id, session)
+
     # -- what goes on beside -----------------------------------------------------------------
 
     def restore(self) -> None:
-        """Take over what this broker knew before it was started anew."""
+        """Take over what this broker knew before it was started anew.
+
+        It holds from when the others are heard.
+
+        Raises
+        ------
+        OSError
+            If it can't be read.
+        """
+        self._heard = float("-inf")
         told = self.peers.own()
         if told is None:
             return
         now = self._clock()
         self.sessions.restore(told.sessions, told.closed)
-        self._locked = set(told.locked)
         for cluster in told.clusters:
             self.registry.own[cluster.id] = replace(cluster, lost=cluster.lost or now)
         known = {f"{name}.sock" for name in self.registry.own}
@@ -568,19 +645,31 @@ class Broker:
         """Have the others told soon."""
         self._changed.set()
 
-    async def tell(self) -> None:
-        """Tell the others, now; what can't be written is tried again."""
+    async def tell(self) -> bool:
+        """Tell the others, now; what can't be written is tried again.
+
+        Returns
+        -------
+        bool
+            Whether all that has changed before is on disk.
+        """
+        self._changed.set()
         async with self._telling:
+            if not self._changed.is_set():  # another has told it meanwhile
+                return self._told_well
             self._changed.clear()
             said: dict[str, Any] = {
                 **self.sessions.told(),
                 "clusters": [c.to_dict() for c in self.registry.own.values()],
-                "locked": sorted(self._locked),
             }
             try:
                 await asyncio.to_thread(self.peers.tell, said)
             except OSError as error:
                 logger.warning("%s can't be written to: %s", self.places.secret, error)
+                self._told_well = False
+            else:
+                self._told_well = True
+            return self._told_well
 
     async def run(self) -> None:
         """Do what has to be done again and again, until cancelled."""
@@ -599,45 +688,76 @@ class Broker:
             await asyncio.sleep(_HEAR)
 
     async def hear(self) -> None:
-        """Take in what the others tell, and let go what has ended."""
-        told = await asyncio.to_thread(self.peers.others)
+        """Take in what the others tell, and let go what has ended.
+
+        What can't be read leaves what is known as it is, for a while: see `is_stale`.
+        """
+        async with self._hearing:
+            try:
+                told, locked = await asyncio.to_thread(self._read)
+            except (OSError, ValueError) as error:
+                if not self._deaf:
+                    logger.warning("What other login nodes tell can't be read: %s", error)
+                self._deaf = True
+                return
+            self._deaf = False
+            self._heard = self._clock()
+            await self._take_in(told, locked)
+
+    def _read(self) -> tuple[list[Told], frozenset[int]]:
+        return self.peers.others(), self.locks.read()
+
+    async def _take_in(self, told: list[Told], locked: frozenset[int]) -> None:
         now = self._clock()
         there = [one for one in told if one.is_there(now)]
         await self._find(there)
         if self.past is not None:
             self._writer = await asyncio.to_thread(self.past.writer)
+        mine = set(self.registry.own)
         # A job's cluster outlives the login node that knew it; one on a node that is down does not.
         self.registry.heard(
             c for one in told for c in one.clusters if one.is_there(now) or c.address
         )
-        self._locked_elsewhere = frozenset().union(*(one.locked for one in told))
+        for name in mine - set(self.registry.own):
+            logger.info("%s is another login node's now", name)
+            self._lines.pop(name, None)
+            self.changed()
+        self._locked = locked
         before = {s.id: s for s in self.sessions.all()}
         ended = self.sessions.heard(
             [s for one in told for s in one.sessions], [c for one in told for c in one.closed]
         )
+        if ended:
+            self.changed()  # nor is it to come back with a restart
         for name in [*ended, *self.sessions.expired()]:
             if name in before:
                 self._cut(before[name])
         for uid in {s.uid for s in before.values() if self.is_barred(s.uid)}:
             self.log_out(uid)
+        self._cut_guests()
         for cluster in self.registry.silent(PATIENCE):
             self.forget(cluster.id)
-        self._end_shares(now)
+        await self._end_shares(now)
 
     async def hear_again(self) -> None:
         """Hear of a session that another node may have opened just now."""
         now = time.monotonic()
-        if now - self._heard > _AGAIN:
-            self._heard = now
+        if now - self._asked_again > _AGAIN and not self._hearing.locked():
+            self._asked_again = now
             await self.hear()
 
-    def _end_shares(self, now: float) -> None:
+    async def _end_shares(self, now: float) -> None:
+        ended = []
         for cluster in list(self.registry.own.values()):
             for uid in [uid for uid, until in cluster.shares.items() if until <= now]:
                 self.registry.share(cluster.id, uid, 0)
                 for session in self.sessions.of_user(uid):
                     self._send(cluster.id, session)
                 self.changed()
+                ended.append((cluster, uid))
+        for cluster, uid in ended:
+            user = await self.accounts.named(uid)
+            await self._note_of(cluster, "share-ended", user_asked=user)
 
     async def _find(self, there: list[Told]) -> None:
         for one in there:
@@ -651,7 +771,8 @@ class Broker:
         while True:
             uids = {s.uid for s in self.sessions.all()}
             uids |= {c.uid for c in self.registry.own.values()}
-            self._barred = await asyncio.to_thread(_unusable, uids)
+            uids |= {uid for c in self.registry.own.values() for uid in c.shares}
+            await self.accounts.look(uids)
             await asyncio.sleep(_LOOK)
 
     async def _tidies(self) -> None:
@@ -665,41 +786,8 @@ def _certified(name: str) -> str:
     return f"{name}.clusters.dask-site.invalid"
 
 
-def _unusable(uids: set[int]) -> frozenset[int]:
-    """Return the users whose accounts are gone, or can't log in."""
-    found = set()
-    for uid in uids:
-        try:
-            shell = pwd.getpwuid(uid).pw_shell
-        except KeyError:
-            found.add(uid)
-        else:
-            if _NO_SHELLS.fullmatch(shell):
-                found.add(uid)
-    return frozenset(found)
-
-
-def _user(given: Any) -> int:
-    uid = uid_of(given) if isinstance(given, str) and given else None
+async def _user(given: Any) -> int:
+    uid = await asyncio.to_thread(uid_of, given) if isinstance(given, str) and given else None
     if uid is None:
         raise RefusedError("there is no such user", 404)
     return uid
-
-
-def _door(path: Path) -> socket.socket:
-    """Return a socket that listens where nginx alone gets in."""
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o660)
-        # The folder is of nginx's group, and gives it to what is made there.
-        listener.listen(128)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise
-    return listener

@@ -12,7 +12,7 @@ import json
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from dask_site.dashboards.broker import Broker
@@ -23,6 +23,7 @@ logger = logging.getLogger("dask_site")
 _LONGEST = 64 * 1024
 _SECONDS = 10.0
 _MOST, _MOST_EACH = 3000, EACH + 50
+TOO_FAST: dict[str, Any] = {"error": "You ask too often: wait some seconds", "status": 429}
 _WAITING = 1000  # lines for a scheduler that doesn't read
 
 
@@ -71,6 +72,10 @@ class Control:
                 with contextlib.suppress(OSError):
                     connection.send(_line({"error": "too many connections of yours are open"}))
                 return
+            if not self._broker.questions.take(uid):
+                with contextlib.suppress(OSError):
+                    connection.send(_line(TOO_FAST))
+                return
             self._open[uid] += 1
             try:
                 await self._answered(connection, uid)
@@ -101,6 +106,7 @@ class Control:
             with contextlib.suppress(asyncio.QueueFull):
                 lines.put_nowait(what)
 
+        await self._broker.accounts.know([uid])
         try:
             said, listener = self._broker.register(uid, asked, line)
         except RefusedError as error:
@@ -129,22 +135,48 @@ async def answer(broker: Broker, uid: int, asked: Mapping[str, Any]) -> dict[str
     if operation is None:
         return {"error": f"op must be one of {', '.join(sorted(_OPERATIONS))}", "status": 400}
     try:
-        return operation(broker, uid, asked)
+        said = await operation(broker, uid, asked)
+        if op in _LASTING and not await broker.tell():
+            why = (
+                "It holds on this login node alone, and is tried again: what it tells the others, "
+                f"and itself after a restart, can't be written to {broker.places.secret}"
+            )
+            raise RefusedError(why, 503)
     except RefusedError as error:
-        return {"error": str(error), "status": error.status}
+        there = {"host": error.host} if error.host else {}
+        return {"error": str(error), "status": error.status, **there}
+    return said
 
 
-_Operation = Callable[[Broker, int, Mapping[str, Any]], dict[str, Any]]
+async def _link(broker: Broker, uid: int, asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {"url": broker.link(uid, asked.get("cluster"), asked.get("path", "/"))}
+
+
+async def _list(broker: Broker, uid: int, _: Mapping[str, Any]) -> dict[str, Any]:
+    return {"dashboards": await broker.listed(uid), "origin": broker.places.origin()}
+
+
+async def _log_out(broker: Broker, uid: int, _: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ended": broker.log_out(uid)}
+
+
+async def _log_out_everyone(broker: Broker, uid: int, _: Mapping[str, Any]) -> dict[str, Any]:
+    return {"ended": await broker.log_out_everyone(uid)}
+
+
+_Operation = Callable[[Broker, int, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 _OPERATIONS: dict[str, _Operation] = {
-    "link": lambda b, uid, a: {"url": b.link(uid, a.get("cluster"), a.get("path", "/"))},
-    "list": lambda b, uid, _: {"dashboards": b.listed(uid), "origin": b.places.origin()},
+    "link": _link,
+    "list": _list,
     "share": lambda b, uid, a: b.share(uid, a.get("cluster"), a.get("user"), a.get("seconds")),
     "unshare": lambda b, uid, a: b.share(uid, a.get("cluster"), a.get("user"), 0),
-    "logout": lambda b, uid, _: {"ended": b.log_out(uid)},
-    "logout-everyone": lambda b, uid, _: {"ended": b.log_out_everyone(uid)},
+    "logout": _log_out,
+    "logout-everyone": _log_out_everyone,
     "lock": lambda b, uid, a: b.lock(uid, str(a.get("user")), True),
     "unlock": lambda b, uid, a: b.lock(uid, str(a.get("user")), False),
 }
+#: What is on disk before it is answered.
+_LASTING = frozenset(_OPERATIONS) - {"link", "list"}
 
 
 async def _until_it_ends(connection: socket.socket, lines: asyncio.Queue[dict[str, Any]]) -> bool:

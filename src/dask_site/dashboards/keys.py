@@ -22,12 +22,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from dask_site.dashboards.places import Places
 from dask_site.whole import make_folder, write_whole
 
+#: What is left when an authority's end is told of.
+_TOLD = timedelta(days=365)
 AUTHORITIES = ("site", "clusters", "proxies")
 _AUTHORITY_LASTS = timedelta(days=3650)
 # The longest that browsers take, and what is left when another is made.
 _LASTS, _RENEWED = timedelta(days=397), timedelta(days=90)
 _EARLY = timedelta(hours=1)  # clocks of nodes differ
 _LONGEST_REQUEST = 4096
+_PUBLISHED = 3
 _SERVER, _CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 
 
@@ -67,6 +70,52 @@ def ensure(places: Places, *, web: bool) -> list[Path]:
             domain = places.domain
             made.append(_leaf(places, "site", "web", [domain, f"*.{domain}"], _SERVER))
     return [path for path in made if path is not None]
+
+
+def ending(places: Places) -> list[str]:
+    """Return what is to be done about authorities that end within a year, as lines for a log.
+
+    Raises
+    ------
+    OSError, ValueError
+        If one can't be read.
+    """
+    found = []
+    for name in AUTHORITIES:
+        path = places.public / f"{name}.pem"
+        until = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+        if until - datetime.now(UTC) < _TOLD:
+            browsers = ", and tell browsers of the new one" if name == "site" else ""
+            found.append(
+                f"The authority {path} ends on {until:%F}, and what it vouches for with it: remove "
+                f"it and {places.secret / name}.key, then on one login node after the other: "
+                f"systemctl restart dask-dashboards && systemctl reload dask-proxy{browsers}"
+            )
+    return found
+
+
+def published(before: bytes, now: str) -> str:
+    """Return certificates for who pins this node's: the one that it has, and those before it.
+
+    nginx goes on with the one before until it reads the new one.
+
+    Parameters
+    ----------
+    before : bytes
+        What was said so far, in PEM.
+    now : str
+        The certificate that nginx reads next, in PEM.
+    """
+    try:
+        known = x509.load_pem_x509_certificates(before)
+    except ValueError:
+        known = []
+    kept = [now.strip() + "\n"]
+    for one in known:
+        text = one.public_bytes(serialization.Encoding.PEM).decode()
+        if text not in kept and one.not_valid_after_utc > datetime.now(UTC):
+            kept.append(text)
+    return "".join(kept[:_PUBLISHED])
 
 
 def hmac_key(places: Places) -> bytes:

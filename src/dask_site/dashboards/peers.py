@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -39,28 +40,33 @@ class Told:
     clusters: tuple[Cluster, ...] = ()
     sessions: tuple[Session, ...] = ()
     closed: tuple[tuple[str, float], ...] = ()
-    locked: frozenset[int] = frozenset()
 
     def is_there(self, now: float) -> bool:
         """Return whether its broker is running."""
-        return now - self.seen < _SILENT
+        return abs(now - self.seen) < _SILENT
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Told:
+    def read(cls, data: bytes) -> Told:
         """Read what `Peers.tell` wrote.
 
         Raises
         ------
-        KeyError, TypeError, ValueError, AttributeError
+        ValueError
             If it is something else.
         """
+        try:
+            return cls._from_dict(json.loads(data, parse_constant=_number, parse_float=_number))
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"it is not what a broker writes: {error or type(error)}") from error
+
+    @classmethod
+    def _from_dict(cls, values: dict[str, Any]) -> Told:
         return cls(
             host=str(values["host"]),
             seen=float(values["seen"]),
             clusters=tuple(Cluster.from_dict(each) for each in values["clusters"]),
             sessions=tuple(Session(str(n), int(u), float(t)) for n, u, t in values["sessions"]),
             closed=tuple((str(name), float(until)) for name, until in values["closed"]),
-            locked=frozenset(int(uid) for uid in values["locked"]),
         )
 
 
@@ -81,6 +87,7 @@ class Peers:
         self._host = host
         self._clock = clock
         self._known: dict[str, tuple[bytes, Told]] = {}
+        self._refused: dict[str, bytes] = {}
 
     def tell(self, said: dict[str, Any]) -> None:
         """Write the file of this broker.
@@ -95,17 +102,31 @@ class Peers:
         write_whole(self._folder / f"{self._host}.json", json.dumps(values).encode(), 0o600)
 
     def own(self) -> Told | None:
-        """Return what this broker wrote last, if it can be read."""
+        """Return what this broker wrote last, if it can be read.
+
+        Raises
+        ------
+        OSError
+            If it is there, and can't be read.
+        """
         return self._read(self._folder / f"{self._host}.json")
 
     def others(self) -> list[Told]:
-        """Return what the others say, as far as it can be read."""
-        try:
-            files = sorted(self._folder.glob("*.json"))
-        except OSError:
-            return []
+        """Return what the others say; of one who wrote nonsense, what was known before.
+
+        Raises
+        ------
+        OSError
+            If the folder or a file can't be read: what is known by now may be old.
+        """
         mine = f"{self._host}.json"
-        found = (self._read(f) for f in files if f.name != mine and f.name[0] != ".")
+        try:
+            names = sorted(path.name for path in self._folder.iterdir())
+        except FileNotFoundError:
+            return []
+        there = [n for n in names if n.endswith(".json") and n != mine and n[0] != "."]
+        self._known = {name: self._known[name] for name in self._known if name in names}
+        found = (self._read(self._folder / name) for name in there)
         return [told for told in found if told is not None]
 
     def first(self, nonce: str) -> bool:
@@ -137,14 +158,25 @@ class Peers:
             # Opened each time: over NFS a look at its date may be old.
             with path.open("rb") as file:
                 data = file.read(_LARGEST)
-            before = self._known.get(path.name)
-            if before is not None and before[0] == data:
-                return before[1]
-            told = Told.from_dict(json.loads(data))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("%s can't be used: %s", path, error)
-            return None
+        before = self._known.get(path.name)
+        if before is not None and before[0] == data:
+            return before[1]
+        try:
+            told = Told.read(data)
+        except ValueError as error:
+            if self._refused.get(path.name) != data:
+                self._refused[path.name] = data
+                logger.warning("%s can't be used, what it said before holds: %s", path, error)
+            return None if before is None else before[1]
         self._known[path.name] = (data, told)
         return told
+
+
+def _number(text: str) -> float:
+    """Refuse what is no number, or too large to be one."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number")
+    return number

@@ -16,11 +16,20 @@ _MOST_SHARES = 50
 
 
 class RefusedError(Exception):
-    """What was asked for can't be had; the message says why, and the mend."""
+    """What was asked for can't be had; the message says why, and the mend.
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    Attributes
+    ----------
+    status : int
+        Of HTTP.
+    host : str
+        Of the login node that can answer, if another can.
+    """
+
+    def __init__(self, message: str, status: int = 400, host: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.host = host
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class Cluster:
         ``ip:port`` of a scheduler in a job; empty for one on the login node.
     begun : float
         Seconds since 1970.
+    since : float
+        When its scheduler came to this broker: of two that tell of it, the later one has it.
     lost : float
         Since when nothing is heard of it; 0 while its scheduler is there.
     pools : tuple of str
@@ -57,6 +68,7 @@ class Cluster:
     host: str
     address: str = ""
     begun: float = 0.0
+    since: float = 0.0
     lost: float = 0.0
     pools: tuple[str, ...] = ()
     node: str = ""
@@ -80,6 +92,11 @@ class Cluster:
             If they aren't.
         """
         known = {one.name: values[one.name] for one in fields(cls)}
+        for name in ("id", "name", "kind", "host", "address", "node"):
+            known[name] = str(known[name])
+        known["uid"] = int(known["uid"])
+        for name in ("begun", "since", "lost"):
+            known[name] = float(known[name])
         known["pools"] = tuple(map(str, known["pools"]))
         known["shares"] = {int(uid): float(until) for uid, until in known["shares"].items()}
         return cls(**known)
@@ -117,6 +134,7 @@ class Registry:
             host=self._host,
             address=address,
             begun=self._clock(),
+            since=self._clock(),
             pools=_lines(about.get("pools")),
             node=_line(about.get("node")) or self._host,
         )
@@ -160,13 +178,21 @@ class Registry:
         return self.own.pop(name, None)
 
     def heard(self, clusters: Iterable[Cluster]) -> None:
-        """Take what all others tell."""
-        self.others = {cluster.id: cluster for cluster in clusters if cluster.id not in self.own}
+        """Take what all others tell; let go what has gone over to one of them."""
+        found = {each.id: each for each in sorted(clusters, key=lambda each: each.since)}
+        for name in [n for n, mine in self.own.items() if n in found and _later(found[n], mine)]:
+            del self.own[name]
+        self.others = {name: each for name, each in found.items() if name not in self.own}
 
     def silent(self, seconds: float) -> list[Cluster]:
         """Return the clusters of this broker of which nothing is heard for so long."""
         now = self._clock()
         return [c for c in self.own.values() if c.lost and now - c.lost > seconds]
+
+
+def _later(other: Cluster, mine: Cluster) -> bool:
+    # The socket of a scheduler on this node is here, whatever others say.
+    return bool(mine.address) and other.uid == mine.uid and other.since > mine.since
 
 
 def new_id() -> str:

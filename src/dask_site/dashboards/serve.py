@@ -53,7 +53,6 @@ async def serve(site: Site, places: Places | None = None) -> None:
         broker = _prepared(site, places)
         await broker.hear()  # before schedulers are told whom to let go on
         server, control = _listening(site, places, broker)
-        write_whole(places.public / f"{places.host}.json", _where(places), 0o644)
     except OSError as error:
         raise ServeError(
             f"{error}: the folder {places.state} and {places.run} have to be of the account "
@@ -87,7 +86,7 @@ def _prepared(site: Site, places: Places) -> Broker:
     owner = places.state.stat().st_uid
     if os.geteuid() == 0 and owner != 0:
         raise OSError(f"{places.state} belongs to {name_of(owner)}, and this is root")
-    keys.ensure(places, web=site.dashboards.certificate is None)
+    _renew(places, web=site.dashboards.certificate is None)
     _bundle(places)
     group = places.proxy.stat().st_gid
     for folder in (places.doors, places.http.parent):
@@ -134,24 +133,39 @@ def _listening(site: Site, places: Places, broker: Broker) -> tuple[HTTPServer, 
     return server, Control(broker, unix_socket(places.control))
 
 
-def _where(places: Places) -> bytes:
-    """Return what processes on other nodes need to reach this broker, and to know it."""
-    certificate = (places.proxy / f"node-{places.host}.pem").read_text()
-    said = {"host": places.host, "port": places.port, "socket": "", "certificate": certificate}
-    return (json.dumps(said, indent=1) + "\n").encode()
+def _publish(places: Places) -> None:
+    """Write what processes on other nodes need to reach this broker, and to know it."""
+    where = places.public / f"{places.host}.json"
+    now = (places.proxy / f"node-{places.host}.pem").read_text()
+    try:
+        before = str(json.loads(where.read_bytes())["certificate"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        before = ""
+    said = {
+        "host": places.host,
+        "port": places.port,
+        "socket": "",
+        "certificate": keys.published(before.encode(), now),
+    }
+    data = (json.dumps(said, indent=1) + "\n").encode()
+    if not where.exists() or where.read_bytes() != data:
+        write_whole(where, data, 0o644)
+
+
+def _renew(places: Places, *, web: bool) -> None:
+    made = keys.ensure(places, web=web)
+    _publish(places)
+    if made:
+        logger.info("Renewed: %s", ", ".join(path.name for path in made))
+    for line in keys.ending(places):
+        logger.warning("%s", line)
 
 
 async def _renewing(site: Site, places: Places) -> None:
     while True:
         await asyncio.sleep(_RENEWED)
         try:
-            made = await asyncio.to_thread(
-                keys.ensure, places, web=site.dashboards.certificate is None
-            )
-            if made:
-                where = places.public / f"{places.host}.json"
-                await asyncio.to_thread(write_whole, where, _where(places), 0o644)
-                logger.info("Renewed: %s", ", ".join(path.name for path in made))
+            await asyncio.to_thread(_renew, places, web=site.dashboards.certificate is None)
         except (OSError, ValueError) as error:
             logger.warning("Certificates can't be renewed, trying again tomorrow: %s", error)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 COOKIE = "__Host-dask-site"
 LINK_SECONDS, TICKET_SECONDS, ATTEMPT_SECONDS = 60.0, 15.0, 600.0
 _EACH, _MOST = 20, 20_000
-_WORD = re.compile(r"([0-9a-z.-]{1,120})\.([0-9A-Za-z_-]{43})")
+_WORD = re.compile(r"([0-9a-z.-]{1,150})\.([0-9A-Za-z_-]{43})")
 _REMEMBERED = 660.0
 
 
@@ -108,14 +108,23 @@ class Sessions:
         nonce = word.split(".")[2]
         return (uid, nonce) if self._first(nonce) else None
 
-    def begin(self, uid: int) -> tuple[str, Session]:
-        """Return the cookie and the session of a user who has proven himself otherwise."""
+    def begin(
+        self, uid: int, ended: Callable[[Session], None] = lambda _: None
+    ) -> tuple[str, Session]:
+        """Return the cookie and the session of a user who has proven himself otherwise.
+
+        Parameters
+        ----------
+        ended : callable
+            Told of each session that ends for it, as there are too many.
+        """
         self._tidy()
         mine = sorted((s for s in self._own.values() if s.uid == uid), key=lambda s: s.until)
-        for old in mine[: max(0, len(mine) - _EACH + 1)]:
+        too_many = mine[: max(0, len(mine) - _EACH + 1)]
+        too_many += list(self._own.values())[: max(0, len(self._own) - _MOST + 1)]
+        for old in too_many:
             self.close(old.id)
-        while len(self._own) >= _MOST:
-            self.close(next(iter(self._own)))
+            ended(old)
         cookie = secrets.token_urlsafe(32)
         session = Session(_id(cookie), uid, self._clock() + self._seconds)
         self._own[session.id] = session
@@ -167,14 +176,27 @@ class Sessions:
 
     # -- the origins of clusters -------------------------------------------------------------
 
-    def ticket(self, session: Session, cluster: str) -> str:
-        """Return the word by which a session gets its cookie at a cluster, once, within 15 s."""
-        until = self._end(TICKET_SECONDS)
-        return self._word("ticket", f"{session.id}.{cluster}.{until}.{secrets.token_hex(8)}")
+    def ticket(self, session: Session, cluster: str, state: str = "") -> str:
+        """Return the word by which a session gets its cookie at a cluster, once, within 15 s.
+
+        Parameters
+        ----------
+        state : str
+            What the browser got there when it was sent here.
+        """
+        said = f"{session.id}.{cluster}.{self._end(TICKET_SECONDS)}.{secrets.token_hex(8)}"
+        return self._word("ticket", f"{said}.{_id(state)}")
+
+    def nonce(self, word: str, state: str) -> tuple[str, bool] | None:
+        """Return a ticket's name among all, and whether it is for the browser of a state."""
+        parts = self._parts("ticket", word, 5)
+        if parts is None:
+            return None
+        return parts[3], bool(state) and hmac.compare_digest(parts[4], _id(state))
 
     def redeem(self, word: str, cluster: str) -> str | None:
         """Return the cookie for a cluster's origin, for a ticket that is used up then."""
-        parts = self._parts("ticket", word, 4)
+        parts = self._parts("ticket", word, 5)
         if parts is None or parts[1] != cluster or not self._is_ahead(parts[2]):
             return None
         if self.get(parts[0]) is None or not self._first(parts[3]):

@@ -17,13 +17,12 @@ from typing import Any
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from dask_site.dashboards.broker import Asked, Broker
-from dask_site.dashboards.control import answer
+from dask_site.dashboards.control import TOO_FAST, answer
 from dask_site.dashboards.oidc import OidcError
 from dask_site.dashboards.onward import after_login, first_page, is_path
 from dask_site.dashboards.registry import RefusedError
 from dask_site.dashboards.sessions import ATTEMPT_SECONDS, COOKIE, Session
 from dask_site.identity import MungeError, requesting_user
-from dask_site.people import name_of
 from dask_site.web.rendering import STATIC, render
 
 logger = logging.getLogger("dask_site")
@@ -65,12 +64,18 @@ class Handler(RequestHandler):
 
     async def session(self) -> Session | None:
         """Return that of the browser with the pages of the login nodes."""
+        self.check_heard()
         cookie = self.get_cookie(COOKIE) or ""
         session = self.broker.sessions.of(cookie)
         if session is None and cookie:
             await self.broker.hear_again()
             session = self.broker.sessions.of(cookie)
         return None if session is None or self.broker.is_barred(session.uid) else session
+
+    def check_heard(self) -> None:
+        """Let nobody in by what may be old."""
+        if self.broker.is_stale():
+            raise HTTPError(503)
 
     def check_origin(self) -> None:
         """Refuse what another site's page has the browser send."""
@@ -104,8 +109,15 @@ class Handler(RequestHandler):
         before = await self.session()
         if before is not None:
             self.broker.close(before)  # who logs in anew, perhaps as another, leaves none behind
+            await self.broker.tell()
         self.set_login(COOKIE, cookie, session)
         self.redirect(after_login(onward), status=303)
+
+    def log_exception(self, *what: Any) -> None:
+        """Log what went wrong without what the address says, in which words may be."""
+        if not isinstance(what[1], HTTPError):
+            summary = f"{self.request.method} {self.request.path}"
+            logger.error("%s went wrong", summary, exc_info=what)
 
     def write_error(self, status_code: int, **_: Any) -> None:
         """Send what was wrong as a page."""
@@ -152,7 +164,7 @@ class LoginPage(Handler):
     async def get(self) -> None:
         """Answer."""
         session = await self.session()
-        user = "" if session is None else name_of(session.uid)
+        user = "" if session is None else await self.broker.accounts.named(session.uid)
         self.page("door_login.html", user=user, by_provider=self.settings.get("provider"))
 
     async def post(self) -> None:
@@ -163,8 +175,10 @@ class LoginPage(Handler):
             uid = self.broker.sessions.linked(word)
             self.set_header("Content-Type", "application/json")
             self.set_status(200 if uid is not None else 403)
-            self.finish(json.dumps({"user": None if uid is None else name_of(uid)}))
+            user = None if uid is None else await self.broker.accounts.named(uid)
+            self.finish(json.dumps({"user": user}))
             return
+        self.check_heard()
         opened = await self.broker.open(word)
         if opened is None:
             provider = self.settings.get("provider")
@@ -201,6 +215,7 @@ class FromProvider(Handler):
 
     async def get(self) -> None:
         """Answer."""
+        self.check_heard()
         answer = {name: self.get_query_argument(name) for name in self.request.query_arguments}
         word = self.get_cookie(_ATTEMPT) or ""
         # Only the browser that was sent there: nobody is logged in as another by a link.
@@ -241,9 +256,12 @@ class LogoutPage(Handler):
     async def post(self) -> None:
         """Answer."""
         self.check_origin()
-        session = await self.session()
+        session = self.broker.sessions.of(self.get_cookie(COOKIE) or "")
+        if session is None and not self.broker.is_stale():
+            session = await self.session()
         if session is not None:
             self.broker.close(session)
+            await self.broker.tell()
         self.clear_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Lax")
         self.redirect("/login", status=303)
 
@@ -257,13 +275,13 @@ class ListPage(Handler):
         if session is None:
             self.redirect("/login", status=303)
             return
-        listed = self.broker.listed(session.uid)
+        listed = await self.broker.listed(session.uid)
         for one in listed:
             one["since"] = datetime.fromtimestamp(one["begun"], UTC)
             one["ends"] = one["until"] and datetime.fromtimestamp(one["until"], UTC)
         self.page(
             "door_list.html",
-            user=name_of(session.uid),
+            user=await self.broker.accounts.named(session.uid),
             history=self.broker.history_url,
             pages=lambda one: [*_PAGES[:1], *(["pools"] if one["pools"] else []), *_PAGES[1:]],
             mine=[one for one in listed if one["until"] is None],
@@ -289,23 +307,35 @@ class Ticket(Handler):
         if places.paths:
             self.redirect(places.page(name, path), status=303)
             return
-        ticket = self.broker.sessions.ticket(session, name)
+        state = self.get_query_argument("state", "")
+        ticket = self.broker.sessions.ticket(session, name, state)
         origin = places.origin(name)
         self.redirect(f"{origin}/_dask-site/in?word={ticket}&path={path}", status=303)
 
 
 class Arrival(Handler):
-    """Takes the ticket at the origin that it is for."""
+    """Takes the ticket at the origin that it is for.
 
-    def get(self) -> None:
+    Only from the browser that was sent for it there: nginx gave that a word which no other page can
+    read or set, so nobody is logged in as another by a link.
+    """
+
+    async def get(self) -> None:
         """Answer."""
-        cluster = self.request.headers.get("X-Dask-Cluster", "")
-        cookie = self.broker.sessions.redeem(self.get_query_argument("word", ""), cluster)
-        session = self.broker.sessions.at(cookie, cluster) if cookie else None
-        if cookie is None or session is None:
+        given = self.request.headers.get
+        if given("X-Dask-Mode", "navigate") not in {"", "navigate"}:
             raise HTTPError(403)
+        if given("X-Dask-Dest", "document") not in {"", "document"}:
+            raise HTTPError(403)
+        self.check_heard()
+        cluster, word = given("X-Dask-Cluster", ""), self.get_query_argument("word", "")
+        try:
+            arrived = await self.broker.arrive(word, cluster, self.get_cookie(COOKIE) or "")
+        except RefusedError:
+            raise HTTPError(403) from None
+        if arrived is not None:
+            self.set_login(COOKIE, *arrived)
         path = self.get_query_argument("path", "/")
-        self.set_login(COOKIE, cookie, session)
         self.redirect(path if is_path(path) else first_page(cluster), status=303)
 
 
@@ -316,9 +346,18 @@ class Questions(Handler):
         """Answer."""
         uid = await self._user()
         asked = self._asked()
-        if asked.get("op") == "register":
+        if not self.broker.questions.take(uid):
+            said = dict(TOO_FAST)
+        elif asked.get("op") == "register":
             ip = self.request.headers.get("X-Real-IP", "")
+            await self.broker.accounts.know([uid])
+            name = asked.get("id")
+            comes_over = isinstance(name, str) and name in self.broker.registry.others
+            if comes_over:
+                await self.broker.hear()  # who may look by now
             said = self._registered(uid, asked, ip)
+            if comes_over:
+                await self.broker.tell()  # before its other broker is asked about it
         else:
             said = await answer(self.broker, uid, asked)
         self.set_status(int(said.pop("status", 200)))

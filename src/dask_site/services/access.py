@@ -111,3 +111,16 @@ def uid_of(user: str) -> int | None:
         return pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):
         return int(user) if user.isascii() and user.isdigit() and len(user) <= 10 else None
+
+
+def uid_named(user: str) -> int | None:
+    """Return the number of the user of a name that others vouch for; None if there is none.
+
+    Digits are no name here: somebody who can choose his name elsewhere would choose a number.
+    """
+    if user.strip().isdigit():
+        return None
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
+        return None
