@@ -509,7 +509,7 @@ def test_age_thins_samples_then_takes_them_then_the_cluster_but_not_the_sums(sto
 _NEXT = """
 from alembic import op
 import sqlalchemy as sa
-revision, down_revision = "0003", "0002"
+revision, down_revision = "0004", "0003"
 def upgrade():
     with op.batch_alter_table("clusters") as batch:
         batch.add_column(sa.Column("novel", sa.Text, server_default="yes"))
@@ -523,7 +523,7 @@ def test_the_steps_make_the_tables_that_are_used(store, url):
     engine = create_engine(url)
     with engine.connect() as conn:
         assert compare_metadata(MigrationContext.configure(conn), tables.metadata) == []
-    assert migrations.HEAD == "0002"
+    assert migrations.HEAD == "0003"
 
 
 def test_tables_in_a_file_are_strict(lite, path):
@@ -536,33 +536,33 @@ def test_tables_in_a_file_are_strict(lite, path):
 def test_forward_and_one_back_with_data(url, tmp_path, monkeypatch):
     steps = tmp_path / "steps"
     steps.mkdir()
-    (steps / "v0003_next.py").write_text(_NEXT)
+    (steps / "v0004_next.py").write_text(_NEXT)
     with Store(url) as store:
         store.ingest(ALICE, story(), now=NOW)
     before = dump(url)
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "HEAD", "0003")
+        patch.setattr(migrations, "HEAD", "0004")
         patch.setattr(migrations, "FOLDERS", [*migrations.FOLDERS, steps])
-        with pytest.raises(StoreError, match="is of version 0002, this release reads 0003"):
+        with pytest.raises(StoreError, match="is of version 0003, this release reads 0004"):
             Store(url, migrate=False)
         with Store(url) as store:
             assert len(store.load("c1").workers) == 7
         assert ("novel", "yes") in dump(url)["clusters"][0]
-    with pytest.raises(StoreError, match="0003, which a newer release"):
+    with pytest.raises(StoreError, match="0004, which a newer release"):
         Store(url)
     if url.startswith("sqlite"):
         file = url.removeprefix("sqlite:///")
         with pytest.raises(StoreError, match="newer release"), reader(file):
             pass
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "HEAD", "0003")
+        patch.setattr(migrations, "HEAD", "0004")
         patch.setattr(migrations, "FOLDERS", [*migrations.FOLDERS, steps])
         with Store(url) as store:
             with pytest.raises(
-                StoreError, match="can't go back to 'base'; it can go back to: 0001, 0002"
+                StoreError, match="can't go back to 'base'; it can go back to: 0001, 0002, 0003"
             ):
                 store.downgrade("base")
-            store.downgrade("0002")
+            store.downgrade("0003")
     assert dump(url) == before
     with Store(url) as store:
         assert store.load("c1").end.how == "closed"

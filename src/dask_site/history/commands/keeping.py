@@ -19,7 +19,10 @@ from dask_site.history.commands.common import (
 )
 from dask_site.people import name_of
 
-_WHAT = ("spans", "workers", "jobs", "samples", "ledger", "errors", "cost", "advice", "clusters")
+_WHAT = (
+    *("spans", "workers", "jobs", "scripts", "samples", "ledger", "errors", "cost", "advice"),
+    "clusters",
+)
 _MOST_CLUSTERS = 1000
 
 
