@@ -132,7 +132,15 @@ def submitted():
         script(),
         worker("cpu-0", end=100, job="17"),
         accounting=[
-            row("17", submit=-30, start=0, eligible=T0 - 10, cpu_seconds=50.0, max_rss=GIB, energy=9.0)
+            row(
+                "17",
+                submit=-30,
+                start=0,
+                eligible=T0 - 10,
+                cpu_seconds=50.0,
+                max_rss=GIB,
+                energy=9.0,
+            )
         ],
     )
 

@@ -61,9 +61,7 @@ def begin(
     return recorder
 
 
-def jobs(
-    site: Site, records: Iterable[JobRecord], scripts: Scripts
-) -> Iterator[dict[str, Any]]:
+def jobs(site: Site, records: Iterable[JobRecord], scripts: Scripts) -> Iterator[dict[str, Any]]:
     """Yield jobs as `dask_site.history.records.JobRecord` has them."""
     for record in records:
         pool = site.pools[record.pool]

@@ -60,7 +60,7 @@ class Jobs:
             "name": name,
             "pool": None,
             "id": None,
-            "state": "submitting",
+            "state": "pending",
             "submitted": now,
             "started": None,
             "ended": None,
@@ -77,12 +77,14 @@ class Jobs:
         running = given in there or any(f"{given}-{number}" in there for number in workers)
         if job is not None and job.job_id:
             known["id"] = clean_id(job.job_id)
-        if running:
+        if running and job is not None:
             known.update(state="running", started=known["started"] or now, ended=None)
         elif known["ended"] is None and (job is None or known["started"] is not None):
+            # The cluster has cancelled it, or its workers are gone.
             known.update(state="ended", ended=now)
-        elif job is not None and known["id"] and known["started"] is None:
-            known["state"] = "pending"
+        elif known["ended"] is None and not known["id"]:
+            # A cluster has its jobs once they are submitted.
+            known.update(state="failed", ended=now, reason="its submission was refused")
 
 
 def _walltime(header: str) -> float | None:

@@ -38,13 +38,9 @@ def upgrade() -> None:
     )
     name = sa.Column("id", sa.Text, primary_key=True, autoincrement=False, server_default="")
     said = (_int("q"), sa.Column("t", _NUM, nullable=False), _int("size"), _text("text"))
-    op.create_table(
-        "scripts", cluster, name, *said, sqlite_strict=True, sqlite_with_rowid=False
-    )
+    op.create_table("scripts", cluster, name, *said, sqlite_strict=True, sqlite_with_rowid=False)
     since = sa.Column("since", _NUM, primary_key=True, autoincrement=False)
-    op.create_table(
-        "tariffs", since, _text("pools"), sqlite_strict=True, sqlite_with_rowid=False
-    )
+    op.create_table("tariffs", since, _text("pools"), sqlite_strict=True, sqlite_with_rowid=False)
 
 
 def downgrade() -> None:
