@@ -37,6 +37,7 @@ from dask_site.history.store import (
     tables,
 )
 from dask_site.history.store import listing as listings
+from dask_site.history.store.failures import RunningError
 from dask_site.history.store.keys import parts
 
 ALICE, BOB = 4_000_001, 4_000_002  # nobody's, so their names are these numbers
@@ -478,6 +479,27 @@ def test_forgetting_leaves_nothing_and_takes_nothing_in_again(store, url):
     assert after == {name: rows for name, rows in before.items() if name != "forgotten"}
     with pytest.raises(ValueError, match="needs a cluster"):
         store.forget()
+
+
+def test_what_runs_is_forgotten_only_where_that_is_said(store, url):
+    for name, ended in (("c1", True), ("c2", False)):
+        store.ingest(ALICE, story(name, ended=ended), now=NOW)
+    close_all(store)
+    first, after = date(1970, 1, 1), date(2100, 1, 1)
+    (before,) = store.sums(first, after, ("owner",))
+    with pytest.raises(RunningError, match="c2 is running, .*close it first"):
+        store.forget("c2", owner=ALICE, running=False, now=NOW + 100)
+    assert store.forget(owner=ALICE, running=False, now=NOW + 100) == ["c1"]
+    assert [c.id for c in store.clusters()] == ["c2"]
+    (line,) = store.sums(first, after, ("owner",))
+    assert line.books.allocated == pytest.approx(before.books.allocated / 2)
+    assert not store.ingest(ALICE, [record(999, "end", "c2", how="closed")], now=NOW).refused
+    assert dict(dump(url)["owners"][0])["size"] > 0
+    assert store.forget("c2", owner=ALICE, running=False, now=NOW + 100) == ["c2"]
+    store.ingest(ALICE, story("c3", ended=False), now=NOW)
+    silent = store.forget(owner=ALICE, running=False, now=NOW + 200)
+    assert silent == ["c3"], "that it died nobody could say"
+    assert dump(url)["owners"] == []
 
 
 def test_age_thins_samples_then_takes_them_then_the_cluster_but_not_the_sums(store, url):

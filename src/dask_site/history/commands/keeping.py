@@ -79,6 +79,7 @@ def forget(
 ) -> None:
     """Delete what is recorded of a cluster; it can't be brought back.
 
+    One that runs is not deleted: it would be recorded on, under a name that is not taken in again.
     The resource manager keeps its own accounting of the jobs.
     """
     if everything == (cluster is not None):

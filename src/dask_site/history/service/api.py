@@ -12,6 +12,7 @@ from typing import Any
 from dask_site.history import wire
 from dask_site.history.service.requests import Handler, RefusedError
 from dask_site.history.service.sessions import COOKIE, SESSION_SECONDS
+from dask_site.history.store.failures import RunningError
 from dask_site.history.store.listing import ClusterSummary, Sum, last_days
 from dask_site.people import name_of
 from dask_site.services.access import uid_of
@@ -163,10 +164,11 @@ class Clusters(ApiHandler):
         self.send_json(await self.aside(_clusters_json, found))
 
     async def delete(self) -> None:
-        """Forget all of the caller's."""
+        """Forget all of the caller's but those that run."""
         viewer = self.viewer
         await self.noted("forget", clusters="all of the user's")
-        gone = await self.aside(self.context.store.forget, owner=viewer.uid)
+        store = self.context.store
+        gone = await self.aside(store.forget, owner=viewer.uid, running=False)
         self.answer({"forgotten": len(gone)})
 
 
@@ -189,10 +191,14 @@ class Cluster(ApiHandler):
         return json.dumps({"history": wire.to_dict(history), "tariff": tariff})
 
     async def delete(self, given: str) -> None:
-        """Forget it: only its owner may."""
+        """Forget it: only its owner may, and not while it runs."""
         name, owner = await self.cluster(given, own=True)
         await self.noted("forget", cluster=name)
-        gone = await self.aside(self.context.store.forget, name, owner=owner)
+        store = self.context.store
+        try:
+            gone = await self.aside(store.forget, name, owner=owner, running=False)
+        except RunningError as error:
+            raise RefusedError(409, str(error)) from None
         self.answer({"forgotten": len(gone)})
 
 

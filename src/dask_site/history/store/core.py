@@ -26,6 +26,7 @@ from dask_site.history.store.failures import StoreError
 from dask_site.history.store.listing import ClusterSummary, Sum
 
 if TYPE_CHECKING:
+    from dask_site.history.costs import Tariff
     from dask_site.history.daily import DayBooks
     from dask_site.history.model import AccountedJob, ClusterHistory
     from dask_site.history.records import Record
@@ -210,6 +211,13 @@ class Store:
             for one, days in closed:
                 bookkeeping.close(conn, one, days, now)
 
+    def keep_tariff(self, tariff: Tariff) -> None:
+        """Keep the site's rates of all times."""
+        from dask_site.history.store import tariffs
+
+        with writing(self._engine) as conn:
+            tariffs.keep(conn, tariff)
+
     def silenced(self, most: int) -> list[str]:
         """Return clusters that fell silent and of which nobody has said why, the latest first."""
         c, ends = tables.clusters.c, tables.ends.c
@@ -311,6 +319,13 @@ class Store:
         with reading(self._engine) as conn:
             yield _ask(conn)
 
+    def tariff(self) -> Tariff:
+        """Return the site's rates of all times; without any if none were kept yet."""
+        from dask_site.history.store import tariffs
+
+        with reading(self._engine) as conn:
+            return tariffs.load(conn)
+
     def owner_of(self, cluster: str) -> int | None:
         """Return the user number of whose cluster it is, None if it isn't there."""
         c = tables.clusters.c
@@ -335,12 +350,24 @@ class Store:
     # -- letting go --------------------------------------------------------------------------
 
     def forget(
-        self, cluster: str | None = None, *, owner: int | None = None, now: float | None = None
+        self,
+        cluster: str | None = None,
+        *,
+        owner: int | None = None,
+        running: bool = True,
+        now: float | None = None,
     ) -> list[str]:
         """Delete a cluster, or all of a user; return the ids. They are not taken in again.
 
+        Parameters
+        ----------
+        running : bool
+            Whether those that run go too; else, of all of a user, they stay.
+
         Raises
         ------
+        RunningError
+            If the one cluster runs, and shall not go then.
         ValueError
             Unless one of the two is given; with both, the cluster goes only if it is the user's.
         """
@@ -351,12 +378,11 @@ class Store:
         with writing(self._engine) as conn:
             if cluster is not None:
                 which = c.id == cluster
-                return upkeep.forget(
-                    conn, which if owner is None else which & (c.owner == owner), moment
-                )
+                mine = which if owner is None else which & (c.owner == owner)
+                return upkeep.forget(conn, mine, moment, running=running)
             if owner is None:
                 raise ValueError("forget() needs a cluster, or owner=")
-            return upkeep.forget_owner(conn, owner, moment)
+            return upkeep.forget_owner(conn, owner, moment, running=running)
 
     def prune(self, retention: Retention | None = None, now: float | None = None) -> int:
         """Delete some of what is too old; return of how many clusters, 0 when nothing is left."""
