@@ -401,6 +401,9 @@ def test_with_postgresql_all_nodes_answer_and_one_writes(folder, new_postgresql)
         assert tasks_of(seen(first, name)) == 11
         assert tasks_of(seen(second, name)) == 11
         assert second.role() == "standby"
+        priced = [seen(node, name)["tariff"] for node in (first, second)]
+        assert priced[0] == priced[1], "old work has its price on a standby, too"
+        assert priced[1][0]["pools"]["cpu"]["core_hour"] == 0.5
         first.stop(signal.SIGKILL)
         second.writes()
         after = record(folder, "me", 5)

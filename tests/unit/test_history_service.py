@@ -312,7 +312,7 @@ def test_old_work_keeps_its_price(tmp_path):
         assert rates(store, path, dearer(described)) == (changed, True)
         store.backup(tmp_path / "copy.db")
     # A copy alone has them, and puts the file right.
-    for spoil in (lambda: path.unlink(), lambda: path.write_bytes(b"\xff[1]")):
+    for spoil in (path.unlink, lambda: path.write_bytes(b"\xff[1]")):
         spoil()
         with Store(f"sqlite:///{tmp_path}/copy.db") as store:
             assert rates(store, path, dearer(described)) == (changed, True)

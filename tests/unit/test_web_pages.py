@@ -28,7 +28,7 @@ from dask_site.history.ledger import close_books
 from dask_site.history.model import ClusterHistory
 from dask_site.history.records import EndRecord
 from dask_site.history.store.listing import Sum
-from dask_site.web import bars
+from dask_site.web import bars, lists
 from dask_site.web.cluster import cluster_page, cluster_table, strip_of
 from dask_site.web.comparison import comparison
 from dask_site.web.frames import Frame
@@ -332,6 +332,27 @@ def test_pages_give_their_tables_as_files(served, path, form):
     assert headers["Content-Disposition"].endswith(f'.{form}"')
     assert body
     assert served.get(f"{path}{sep}format=exe", DAEMON)[0] == 400
+
+
+def test_a_page_says_that_there_are_more_and_files_have_all(tmp_path, monkeypatch):
+    with serving(tmp_path) as served:
+        for n in range(3):
+            one = history(worker(), name=f"n{n}", started=T0 + n * 86400, seen=n * 86400.0)
+            cluster = one.cluster.model_copy(update={"c": f"cccc000{n}"})
+            served.add(DAEMON, ClusterHistory.from_records("x", [cluster]))
+        everything = json.loads(served.get("/?format=json", DAEMON)[2])["rows"]
+        assert len(everything) == 3
+        assert "Only the latest" not in served.page("/")
+        monkeypatch.setattr(lists, "MOST", 2)
+        text = served.page("/")
+        assert "Only the latest 2 clusters are looked at here." in text
+        assert "cccc0002" in text and "cccc0000" not in text
+        (older,) = re.findall(r"until=(\d{4}-\d\d-\d\d)", text)
+        assert "cccc0000" in served.page(f"/?until={older}")
+        assert json.loads(served.get("/?format=json", DAEMON)[2])["rows"] == everything
+        monkeypatch.setattr(lists, "MOST_IN_FILE", 0)
+        status, _, body = served.get("/?format=json", DAEMON)
+        assert status == 400 and "more than 0 clusters" in body.decode()
 
 
 def test_static_files_are_kept_until_they_change(served):

@@ -118,13 +118,34 @@ class ClustersPage(Page):
         store, first = self.context.store, lists.since(query)
         if owner is None and account is None and not query.text("user"):
             owner = viewer.uid  # an admin's own first page is his clusters, too
-        found = await self.aside(store.clusters, owner, first, None, lists.MOST, account)
-        chosen = lists.chosen(found, query)
+        last = lists.until(query)
+        found = await self.aside(store.clusters, owner, first, last, lists.MOST, account)
+        whole = len(found) < lists.MOST
         if query.text("format"):
+            if not whole:
+                found = await self._every(owner, first, last, account)
+            chosen = lists.chosen(found, query)
             await self.file(await self.aside(self._table, chosen, owner), "clusters")
             return
+        chosen = lists.chosen(found, query)
+        older = None if whole else lists.older(query, found)
         sums = await self.aside(store.sums, *last_days(_DAYS), ("pool",), owner, account)
-        self.page(await self.aside(self._made, query, chosen, owner, sums, bool(found)))
+        self.page(await self.aside(self._made, query, chosen, owner, sums, bool(found), older))
+
+    async def _every(
+        self, owner: int | None, first: float | None, last: float | None, account: str | None
+    ) -> list[Any]:
+        """Return all clusters that are asked for, not only those that a page looks at."""
+        found: dict[str, Any] = {}
+        for skip in range(0, lists.MOST_IN_FILE + 1, lists.MOST):
+            asked = (owner, first, last, lists.MOST, account, None, skip)
+            some = await self.aside(self.context.store.clusters, *asked)
+            for one in some:
+                found.setdefault(one.id, one)
+            if len(some) < lists.MOST:
+                return list(found.values())
+        why = f"These are more than {lists.MOST_IN_FILE} clusters: ask for those of fewer days."
+        raise RefusedError(400, why)
 
     def _table(self, chosen: list[Any], owner: int | None) -> Table:
         dashboards: dict[str, str] = {}
@@ -135,7 +156,13 @@ class ClustersPage(Page):
         return lists.cluster_list(chosen, dashboards, others=owner is None)
 
     def _made(
-        self, query: Query, chosen: list[Any], owner: int | None, sums: list[Sum], some: bool
+        self,
+        query: Query,
+        chosen: list[Any],
+        owner: int | None,
+        sums: list[Sum],
+        some: bool,
+        older: str | None,
     ) -> str:
         # Only those that are shown are looked at closely.
         sort = query.sort("clusters")
@@ -156,9 +183,16 @@ class ClustersPage(Page):
             len(chosen), sort, cards=True,
         )  # fmt: skip
         whose = "" if owner == self.viewer.uid else query.text("user") or query.text("account")
-        filtered = any(query.text(name) for name in ("name", "state", "pool", "since"))
+        filtered = any(query.text(name) for name in ("name", "state", "pool", "since", "until"))
         return lists.clusters_page(
-            self.frame, query, table, sums, overview.pools_of(sums), whose=whose, filtered=filtered
+            self.frame,
+            query,
+            table,
+            sums,
+            overview.pools_of(sums),
+            whose=whose,
+            filtered=filtered,
+            older=older,
         )
 
 

@@ -23,7 +23,6 @@ _WHAT = (
     *("spans", "workers", "jobs", "scripts", "samples", "ledger", "errors", "cost", "advice"),
     "clusters",
 )
-_MOST_CLUSTERS = 1000
 
 
 @command(
@@ -55,8 +54,7 @@ def export(path: Path, what: str, form: str | None, cluster: str, spool: Path | 
         wanted = "csv"
     with asking(spool) as source:
         if what == "clusters":
-            found = source.clusters(user=name_of(), most=_MOST_CLUSTERS)
-            sheet = sheets.clusters(found)
+            sheet = sheets.clusters(source.every(name_of()))
         else:
             sheet = sheets.sheet(source.cluster(cluster), what)
         content = files.encoded(sheet, wanted)

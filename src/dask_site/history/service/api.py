@@ -160,6 +160,7 @@ class Clusters(ApiHandler):
             self.whole("most", 100, 1, _MOST),
             account,
             self.yes("live"),
+            self.whole("skip", 0, 0, 10**9 - 1),
         )
         self.send_json(await self.aside(_clusters_json, found))
 

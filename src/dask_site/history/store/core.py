@@ -257,10 +257,12 @@ class Store:
         limit: int = 100,
         account: str | None = None,
         live: bool | None = None,
+        skip: int = 0,
     ) -> list[ClusterSummary]:
         """Return clusters, those heard of last first; see `listing.clusters`."""
         with reading(self._engine) as conn:
-            return listing.clusters(_ask(conn), owner, since, until, limit, account, live)
+            ask = _ask(conn)
+            return listing.clusters(ask, owner, since, until, limit, account, live, skip)
 
     def find(
         self, prefix: str, owner: int | None = None, limit: int = 10
