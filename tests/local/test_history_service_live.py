@@ -421,6 +421,16 @@ def test_a_writer_whose_lease_is_gone_stops(folder, node):
     assert "the lease was lost" in node.log.read_text()
 
 
+def test_a_writer_stops_when_another_has_begun_to_write(folder, node):
+    """Where the locks of a file system don't hold between nodes, the store itself says so."""
+    with Store(f"sqlite:///{folder}/state/history.db", migrate=False) as other:
+        other.lead()
+        assert node.process.wait(60) == 1
+        assert "the lease was lost" in node.log.read_text()
+        name = record(folder, "me")
+        assert name not in {cluster.id for cluster in other.clusters()}
+
+
 def test_it_ends_in_order(folder, node):
     record(folder, "me")
     assert node.stop() == 0

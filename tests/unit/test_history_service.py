@@ -28,6 +28,7 @@ from dask_site.history.service.requests import host_of
 from dask_site.history.service.sessions import Sessions, local_path
 from dask_site.history.service.settings import Settings
 from dask_site.history.store import Store, StoreError
+from dask_site.history.store.journals import journal_for
 from dask_site.people import name_of
 from dask_site.services.access import Directory, Viewer, uid_of
 from dask_site.services.audit import AuditLog
@@ -291,6 +292,20 @@ def test_a_certificate_is_made_once_and_anew_for_other_names(tmp_path):
     files[1].write_bytes(b"spoiled")
     assert certificate.ensure(*files, ["a.example"])
     certificate.server_context(*files)
+
+
+def test_the_journal_of_the_store_can_be_said(tmp_path):
+    fitting = journal_for(tmp_path)[0]
+    for said, used in (("delete", "delete"), ("wal", "wal"), ("auto", fitting)):
+        (tmp_path / said).mkdir()
+        settings = Settings.of_site(site(state=str(tmp_path / said), journal=said))
+        assert settings.journal_used == used
+        with settings.opened() as store:
+            store.lead()
+        with sqlite3.connect(tmp_path / said / "history.db") as conn:
+            assert conn.execute("PRAGMA journal_mode").fetchone() == (used,)
+    with pytest.raises(SiteError, match="history.journal.*\n?.*truncate"):
+        site(journal="truncate")
 
 
 def dearer(described, price=1.5):

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import date
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -38,6 +39,7 @@ from dask_site.history.store import (
 )
 from dask_site.history.store import listing as listings
 from dask_site.history.store.failures import RunningError
+from dask_site.history.store.journals import journal_for
 from dask_site.history.store.keys import parts
 
 ALICE, BOB = 4_000_001, 4_000_002  # nobody's, so their names are these numbers
@@ -457,6 +459,69 @@ def test_the_account_moves_what_was_summed(store, url):
     assert line.books.allocated == pytest.approx(store.clusters()[0].allocated)
     with pytest.raises(KeyError):
         store.put_accounting("none", [])
+
+
+# -- who writes ------------------------------------------------------------------------------
+
+
+def test_who_was_the_writer_before_writes_nothing_any_more(url):
+    with Store(url) as first, Store(url) as second:
+        first.lead()
+        first.ingest(ALICE, story("c1"), now=NOW)
+        assert first.leads() and not second.leads()
+        second.lead()
+        assert second.leads() and not first.leads()
+        with pytest.raises(StoreError, match="another process has begun to write"):
+            first.ingest(ALICE, story("c2"), now=NOW)
+        with pytest.raises(StoreError, match="another process has begun to write"):
+            first.prune(now=NOW + 365 * DAY)
+        second.ingest(ALICE, story("c3"), now=NOW)
+        assert {c.id for c in first.clusters()} == {"c1", "c3"}
+        first.lead()
+        first.ingest(ALICE, story("c2"), now=NOW)
+        with pytest.raises(StoreError):
+            second.forget("c1")
+
+
+MOUNTS = """\
+21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 21 0:40 / /shared rw,relatime shared:2 - nfs4 server:/export rw
+31 30 8:2 / /shared/fast\\040disk rw - xfs /dev/sdb1 rw
+32 21 0:41 / /lustre rw - lustre mgs@tcp:/scratch rw
+33 21 0:42 / /gpfs rw - gpfs gpfs rw
+34 21 0:43 / /home rw - autofs auto.home rw
+35 34 0:44 / /home rw - fuse.sshfs a@b: rw
+broken
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "journal", "kind"),
+    [
+        ("/var/lib/dask-site", "wal", "ext4"),
+        ("/shared/dask-site", "delete", "nfs4"),
+        ("/shared/fast disk/x", "wal", "xfs"),
+        ("/shared-not/x", "wal", "ext4"),
+        ("/lustre/x", "delete", "lustre"),
+        ("/gpfs/x/y", "delete", "gpfs"),
+        ("/home/x", "delete", "fuse.sshfs"),
+    ],
+)
+def test_the_journal_is_what_the_file_system_allows(tmp_path, folder, journal, kind):
+    (tmp_path / "mounts").write_text(MOUNTS)
+    assert journal_for(Path(folder), tmp_path / "mounts") == (journal, kind)
+    assert journal_for(Path(folder), tmp_path / "none") == ("wal", "")
+
+
+def test_a_journal_that_network_file_systems_stand_serves_as_well(tmp_path):
+    with Store(f"sqlite:///{tmp_path}/history.db", journal="delete") as store:
+        store.lead()
+        store.ingest(ALICE, story(), now=NOW)
+        assert store.load("c1").end.how == "closed"
+        store.backup(tmp_path / "copy.db")
+    with sqlite3.connect(tmp_path / "history.db") as conn:
+        assert conn.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert not (tmp_path / "history.db-wal").exists()
 
 
 # -- letting go ------------------------------------------------------------------------------

@@ -30,7 +30,6 @@ from dask_site.history.service.rates import rates
 from dask_site.history.service.requests import Nothing
 from dask_site.history.service.sessions import Sessions
 from dask_site.history.service.settings import Settings
-from dask_site.history.store.core import Store
 from dask_site.history.store.failures import StoreError
 from dask_site.people import name_of
 from dask_site.services import listening, systemd
@@ -216,7 +215,7 @@ class Service:
             await self._wait_for(lease)
             await self._begin()
             retry = time.monotonic() + _RATES
-            while await asyncio.to_thread(lease.held):
+            while await asyncio.to_thread(self._leads, lease):
                 await asyncio.sleep(_CHECK)
                 if not self._rated and time.monotonic() > retry:
                     retry = time.monotonic() + _RATES
@@ -235,6 +234,16 @@ class Service:
         if self._loops is not None and self._failed:
             self.context.writer = False
         self._stop.set()
+
+    def _leads(self, lease: Lease) -> bool:
+        if not lease.held():
+            return False
+        try:
+            return self.context.store.leads()
+        except SQLAlchemyError as error:
+            # The lease says so; and nothing is written without that number.
+            logger.warning("The history can't be asked now: %s", error)
+            return True
 
     async def _wait_for(self, lease: Lease) -> None:
         told = ""
@@ -264,7 +273,7 @@ class Service:
         context = self.context
         with contextlib.suppress(StoreError, SQLAlchemyError):
             if context.opened is None:
-                context.opened = Store(self.settings.store, migrate=False)
+                context.opened = self.settings.opened(migrate=False)
             context.tariff = context.opened.tariff()  # the writer may have got new ones
 
     def _look_for_writer(self, holder: str) -> None:
@@ -284,7 +293,10 @@ class Service:
         context, settings = self.context, self.settings
         if context.opened is not None:
             context.opened.close()
-        context.opened = await asyncio.to_thread(Store, settings.store)
+        if settings.in_file:
+            logger.info("Journal of the store: %s", settings.journal_used)
+        context.opened = await asyncio.to_thread(settings.opened)
+        await asyncio.to_thread(context.opened.lead)
         await self._take_rates()
         await asyncio.to_thread(context.sessions.load)
         context.writer = True

@@ -10,12 +10,11 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Connection, func, select, text
 
 from dask_site.history.store import copies, listing, spools, tables, versions
 from dask_site.history.store.batches import Batch, Bounds, Mark, Taken
 from dask_site.history.store.engine import (
-    Journal,
     engine_for,
     file_of,
     plainly,
@@ -23,6 +22,7 @@ from dask_site.history.store.engine import (
     writing,
 )
 from dask_site.history.store.failures import StoreError
+from dask_site.history.store.journals import Journal
 from dask_site.history.store.listing import ClusterSummary, Sum
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Store:
         self._bounds = bounds or Bounds()
         self._engine = engine_for(url, journal, timeout)
         self._url = self._engine.url.render_as_string()
+        self._number: int | None = None
         with plainly(f"{self._url} can't be opened as a history"):
             (versions.upgrade if migrate else versions.check)(self._engine)
 
@@ -83,6 +84,38 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    # -- the one who writes ------------------------------------------------------------------
+
+    def lead(self) -> None:
+        """Make this the one that writes: from now on no other that was it before writes anything.
+
+        A store that never did this writes without asking.
+        """
+        from dask_site.history.store import writers
+
+        self._number = None
+        with self._writing() as conn:
+            number = writers.begin(conn)
+        self._number = number
+
+    def leads(self) -> bool:
+        """Say whether no other has become the one that writes since `lead`."""
+        from dask_site.history.store import writers
+
+        with reading(self._engine) as conn:
+            return self._number == writers.current(conn)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with writing(self._engine) as conn:
+            if self._number is not None:
+                from dask_site.history.store import writers
+
+                # Within the transaction: nobody can become the writer before it ends.
+                if writers.current(conn) != self._number:
+                    raise StoreError(f"{self._url}: another process has begun to write")
+            yield conn
 
     # -- taking in ---------------------------------------------------------------------------
 
@@ -117,12 +150,12 @@ class Store:
         from dask_site.history.store.taking import take
 
         moment = time.time() if now is None else now
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             return [take(conn, batch, self._bounds, moment) for batch in batches]
 
     def drop_marks(self, keys: Iterable[tuple[str, str, str]]) -> None:
         """Forget files that are there no more."""
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             spools.drop(conn, keys)
 
     def put_accounting(self, cluster: str, jobs: list[AccountedJob]) -> None:
@@ -137,7 +170,7 @@ class Store:
         """
         from dask_site.history.store import upkeep
 
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             upkeep.account(conn, cluster, jobs)
 
     def claims(self, heard: float, also: Collection[str] = ()) -> list[Claim]:
@@ -159,7 +192,7 @@ class Store:
         """Count what was not believed of a user; see `refusals`."""
         from dask_site.history.store import rollup
 
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             rollup.add(conn, tables.refusals, {(owner, reason): (count,)}, {"last": now})
 
     def end(self, cluster: str, how: str, t: float) -> None:
@@ -170,7 +203,7 @@ class Store:
         """
         from dask_site.history.store import upkeep
 
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             upkeep.end(conn, cluster, how, t)
 
     def silent(self, now: float, after: float) -> list[str]:
@@ -179,7 +212,7 @@ class Store:
 
         gone: list[str] = []
         while True:
-            with writing(self._engine) as conn:
+            with self._writing() as conn:
                 some = upkeep.silence(conn, now, after)
             gone += some
             if len(some) < upkeep.AT_ONCE:
@@ -207,7 +240,7 @@ class Store:
         """Keep the books of clusters, and all sums with them; see `bookkeeping.close`."""
         from dask_site.history.store import bookkeeping
 
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             for one, days in closed:
                 bookkeeping.close(conn, one, days, now)
 
@@ -215,7 +248,7 @@ class Store:
         """Keep the site's rates of all times."""
         from dask_site.history.store import tariffs
 
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             tariffs.keep(conn, tariff)
 
     def silenced(self, most: int) -> list[str]:
@@ -377,7 +410,7 @@ class Store:
 
         moment = time.time() if now is None else now
         c = tables.clusters.c
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             if cluster is not None:
                 which = c.id == cluster
                 mine = which if owner is None else which & (c.owner == owner)
@@ -393,7 +426,7 @@ class Store:
         kept = retention or upkeep.Retention()
         moment = time.time() if now is None else now
         for step in (upkeep.prune_clusters, upkeep.prune_samples):
-            with writing(self._engine) as conn:
+            with self._writing() as conn:
                 some = step(conn, kept, moment)
             if some:
                 return some

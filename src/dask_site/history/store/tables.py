@@ -282,6 +282,9 @@ ledger = _table(
 )
 Index("ledger_owner", ledger.c.owner, ledger.c.day)
 
+#: The number of the process that writes: see `writers`.
+writers = _table("writers", _key("one", INT), _int("number"))
+
 #: The site's rates, as JSON by pool, and since when they hold: old work keeps its price.
 tariffs = _table("tariffs", _key("since", NUM), _text("pools"))
 

@@ -1,4 +1,4 @@
-"""What jobs were submitted with, the word in their names, and the rates of all times."""
+"""What jobs were submitted with, the word in their names, rates of all times, and who writes."""
 
 from typing import Any
 
@@ -39,6 +39,8 @@ def upgrade() -> None:
     name = sa.Column("id", sa.Text, primary_key=True, autoincrement=False, server_default="")
     said = (_int("q"), sa.Column("t", _NUM, nullable=False), _int("size"), _text("text"))
     op.create_table("scripts", cluster, name, *said, sqlite_strict=True, sqlite_with_rowid=False)
+    one = sa.Column("one", _INT, primary_key=True, autoincrement=False)
+    op.create_table("writers", one, _int("number"), sqlite_strict=True, sqlite_with_rowid=False)
     since = sa.Column("since", _NUM, primary_key=True, autoincrement=False)
     op.create_table("tariffs", since, _text("pools"), sqlite_strict=True, sqlite_with_rowid=False)
 
@@ -56,7 +58,7 @@ def downgrade() -> None:
     op.execute("DELETE FROM jobs WHERE pool = ''")
     mine = "SELECT sum(c.size) FROM clusters c WHERE c.owner = owners.uid"
     op.execute(f"UPDATE owners SET size = coalesce(({mine}), 0)")  # noqa: S608
-    for table in ("scripts", "tariffs"):
+    for table in ("scripts", "tariffs", "writers"):
         op.drop_table(table)
     for name in ("script", "arguments"):
         op.drop_column("jobs", name)
