@@ -317,7 +317,9 @@ def test_a_coordinator_sees_what_his_account_was_charged(folder):
         assert node.call("GET", "/api/v1/sums?account=climate&by=user", uid=lead)[1]["sums"] == []
         with Store(f"sqlite:///{folder}/state/history.db") as store:
             store.put_accounting(name, [AccountedJob("1", user="alice", account="climate")])
-        assert node.call("GET", path, uid=lead)[0] == 200
+        status, said = node.call("GET", path, uid=lead)
+        assert status == 403 and "you see the sums of its clusters" in said["error"]
+        assert node.call("GET", path, uid=ALICE)[0] == 200
         assert node.call("DELETE", path, uid=lead)[0] == 404
         query = "/api/v1/sums?account=climate&by=user"
         (total,) = node.until(lambda: node.call("GET", query, uid=lead)[1]["sums"])

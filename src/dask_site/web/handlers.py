@@ -113,11 +113,11 @@ class ClustersPage(Page):
 
     async def get(self) -> None:
         """Answer."""
-        query, viewer = self.query, self.viewer
-        owner, account = await self.scope()
+        query = self.query
+        owner, account = await self.scope(
+            own=True
+        )  # an admin's own first page is his clusters, too
         store, first = self.context.store, lists.since(query)
-        if owner is None and account is None and not query.text("user"):
-            owner = viewer.uid  # an admin's own first page is his clusters, too
         last = lists.until(query)
         found = await self.aside(store.clusters, owner, first, last, lists.MOST, account)
         whole = len(found) < lists.MOST
@@ -149,7 +149,9 @@ class ClustersPage(Page):
 
     def _table(self, chosen: list[Any], owner: int | None) -> Table:
         dashboards: dict[str, str] = {}
-        for one in [one for one in chosen if one.state == "running"][:10]:
+        viewer = self.viewer
+        full = [one for one in chosen if viewer.admin or one.owner == viewer.uid]
+        for one in [one for one in full if one.state == "running"][:10]:
             link = safe_link(self.context.store.load(one.id).cluster.dashboard)
             if link:
                 dashboards[one.id] = link
@@ -240,9 +242,10 @@ class WherePage(Page):
         """Answer."""
         query = self.query
         by = query.choice("by", overview.BY)
-        owner, account = await self.scope()
-        if not query.text("user") and account is None and by not in ("user", "account"):
-            owner = self.viewer.uid
+        owner, account = await self.scope(own=by not in ("user", "account"))
+        if by == "span" and owner != self.viewer.uid and not self.viewer.admin:
+            why = "Spans bear lines of code: those of others are shown to administrators only."
+            raise RefusedError(403, why)
         days = query.number("days", _DAYS, 1, 3660)
         table, more = await self.aside(self._found, by, owner, account, days)
         if query.text("format"):
@@ -319,7 +322,10 @@ class SitePage(Page):
                 sums["account"],
                 sums["pool"],
                 looking.unused(ask, now - _LIVE, account),
-                looking.shared_errors(ask, now - days * 86400, account),
+                # What is in them is for their users and for administrators.
+                looking.shared_errors(ask, now - days * 86400, account)
+                if self.viewer.admin
+                else [],
                 looking.owner_names(ask, [s.owner for s in sums["owner"] if s.owner is not None]),
             )
 

@@ -69,14 +69,21 @@ class ApiHandler(Handler):
             return given in {"1", "true", "yes"} if given else None
         raise RefusedError(400, f"{name} must be 1 or 0.")
 
-    async def scope(self) -> tuple[int | None, str | None]:
+    async def scope(self, *, own: bool = False) -> tuple[int | None, str | None]:
         """Return the user and the account that are asked about, as far as the caller may.
 
         A user alone is himself; an administrator asks about all unless he names one.
+
+        Parameters
+        ----------
+        own : bool
+            Who names nobody asks about himself, an administrator too.
         """
         viewer = self.viewer
         user = self.get_query_argument("user", "") or None
         account = self.get_query_argument("account", "") or None
+        if own and user is None and account is None:
+            return viewer.uid, None
         owner = None if user is None else await self.aside(uid_of, user)
         if user is not None and owner is None:
             raise RefusedError(404, "There is nothing of that user that you may see.")
@@ -109,7 +116,8 @@ class ApiHandler(Handler):
         Raises
         ------
         RefusedError
-            404 if there is none or it isn't for him; 400 if there are several.
+            404 if there is none or it isn't for him; 400 if there are several; 403 if he is the
+            coordinator of its account only, who sees sums.
         """
         viewer = self.viewer
         # What another has is not told apart from what is not there.
@@ -127,7 +135,15 @@ class ApiHandler(Handler):
         if len(chosen) != 1:
             some = ", ".join(name for name, _, _ in (mine or seen)[:5])
             raise RefusedError(400, f"Several clusters begin like this: {some}.")
-        return chosen[0][0], chosen[0][1]
+        name, owner, account = chosen[0]
+        if owner != viewer.uid and not viewer.admin:
+            # Lines of code, errors and scripts are its user's.
+            raise RefusedError(
+                403,
+                f"As a coordinator of {account} you see the sums of its clusters, not one in full: "
+                "its user and the administrators do.",
+            )
+        return name, owner
 
 
 class WhoAmI(ApiHandler):
