@@ -125,7 +125,7 @@ class History(Part):
     )
     coordinators: dict[str, list[fields.Principal]] = Field(
         default={},
-        description="By account the users, and groups as @group, who see the sums of what it was charged.",
+        description="By account the users, and groups as @group, who see sums of its charges.",
         examples=[{"climate": ["alice", "@climate-leads"]}],
     )
     retention: Retention = Field(
