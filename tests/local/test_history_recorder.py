@@ -1,5 +1,6 @@
 """The recorder on real clusters: what it wrote is compared with what was done."""
 
+import contextlib
 import json
 import os
 import signal
@@ -286,13 +287,17 @@ def test_submissions_of_plain_dask_jobqueue_that_are_refused(folder, tmp_path, m
     command.write_text("#!/bin/sh\necho no such partition >&2; exit 1\n")
     command.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with SLURMCluster(
-        cores=1,
-        memory="1GiB",
-        interface="lo",
-        scheduler_options={"dashboard_address": ":0"},
-        silence_logs=50,
-    ) as cluster:
+    # distributed 2026.8 can't close such a cluster without an AssertionError.
+    with (
+        contextlib.suppress(AssertionError),
+        SLURMCluster(
+            cores=1,
+            memory="1GiB",
+            interface="lo",
+            scheduler_options={"dashboard_address": ":0"},
+            silence_logs=50,
+        ) as cluster,
+    ):
         cluster.scale(jobs=1)
         eventually(lambda: [job.state for job in the_history(folder).jobs] == ["failed"])
     (job,) = the_history(folder).jobs
