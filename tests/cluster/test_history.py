@@ -36,6 +36,19 @@ if __name__ == "__main__":
         client.submit(time.sleep, 3600).result()
 """
 
+STARTED = """
+if __name__ == "__main__":
+    with Cluster():
+        tell(up=True)
+        time.sleep(3600)
+"""
+# When the service first heard of a cluster, by its own clock.
+HEARD = """
+import sqlite3, sys
+store = sqlite3.connect("file:" + sys.argv[1] + "/history.db?mode=ro", uri=True)
+print(*store.execute("SELECT created FROM clusters WHERE id = ?", sys.argv[2:]).fetchone())
+"""
+
 COUNTING = """
 
 if __name__ == "__main__":
@@ -153,8 +166,14 @@ def test_the_books_of_a_computation_close_against_slurm(python, history, latest)
 
 def test_a_live_cluster_is_there_within_seconds(in_background, latest):
     since = time.time()
-    in_background("alice", FOR_EVER)
-    assert until(lambda: (latest("alice", since) or {}).get("state") == "running", 10)
+    in_background("alice", STARTED)
+    assert until(lambda: (latest("alice", since) or {}).get("state") == "running", 60)
+    # From when its scheduler began, long before a worker could answer.
+    found = latest("alice", since)
+    python = "/opt/dask-site/current/env/bin/python"
+    command = f"runuser -u {UNIT} -- {python} -c {shlex.quote(HEARD)} {STATE} {found['id']}"
+    heard = float(node(where()["host"]).check_output(command))
+    assert heard - _seconds(found["started"]) <= 10
 
 
 def test_others_see_nothing_of_it(python, history, latest, as_user):
@@ -233,27 +252,64 @@ def test_the_other_node_takes_over_and_nothing_is_lost_or_doubled(python, histor
     assert where()["host"] == other
 
 
-def test_a_backup_is_made_while_it_runs_and_is_put_back(history, as_user):
+def test_a_service_that_is_killed_is_there_again_with_all_it_had(history):
+    writer = where()["host"]
+    other = {"login1": "login2", "login2": "login1"}[writer]
+    # The first, of which the accounting has long said all.
+    *_, one = (c for c in history("alice", "ls") if c["state"] == "ended" and c["core_seconds"])
+    tasks = {c["id"]: c["tasks"] for c in history("alice", "ls")}
+    ledger = history("alice", f"show {one['id']}")["ledger"]
+    # Nobody takes over: systemd alone has it started again.
+    node(other).check_output(f"systemctl stop {UNIT}")
+    try:
+        main = f"systemctl show -p MainPID --value {UNIT}"
+        before = node(writer).check_output(main)
+        assert before != "0"
+        node(writer).check_output(f"kill -KILL {before}")
+        assert until(lambda: node(writer).check_output(main) not in {"0", before}, 60)
+        status = f"systemctl show -p StatusText --value {UNIT}"
+        assert until(lambda: node(writer).check_output(status) == "writing", 60)
+        after = {c["id"]: c["tasks"] for c in history("alice", "ls")}
+        assert {name: after[name] for name in tasks} == tasks
+        assert history("alice", f"show {one['id']}")["ledger"] == ledger
+    finally:
+        node(other).check_output(f"systemctl start {UNIT}")
+
+
+def test_a_backup_is_made_while_it_runs_and_is_put_back(python, history, latest, as_user):
     program = "/opt/dask-site/current/env/bin/dask-site"
     site = "/opt/dask-site/current/etc/dask/site.yaml"
+    since = time.time()
+    _, result = python("alice", WORK)
+    assert result.rc == 0, result.stderr
+    assert until(lambda: (latest("alice", since) or {}).get("state") == "ended", 60)
+    cluster = latest("alice", since)["id"]
+    assert until(lambda: {j["state"] for j in jobs(history, cluster)} == {"COMPLETED"}, 280)
     writer = node(where()["host"])
     before = history("alice", "ls")
+
+    def told():
+        return [history("alice", f"{what} {cluster}") for what in ("show", "jobs", "cost")]
+
+    whole = told()
     copy = f"{STATE}/copy.db"
     as_service = f"runuser -u {UNIT} -- env DASK_CONFIG={site} {program} history"
     writer.check_output(f"{as_service} backup {copy}")
     try:
-        cluster = before[-1]["id"]
         forget = f"module load dask-site && dask-site history forget --yes {cluster}"
         assert as_user("alice", forget).rc == 0
         assert cluster not in {c["id"] for c in history("alice", "ls")}
         for name in ("login1", "login2"):
             node(name).check_output(f"systemctl stop {UNIT}")
+        # Only the copy has it: there is nothing left to be read again.
+        writer.check_output(f"rm -f {SPOOL}/alice/{cluster}.*")
         writer.check_output(f"{as_service} restore {copy}")
     finally:
         for name in ("login1", "login2"):
             node(name).check_output(f"systemctl start {UNIT}")
         writer.run(f"rm -f {copy}")
     assert until(lambda: {c["id"] for c in history("alice", "ls")} >= {c["id"] for c in before}, 60)
+    assert told() == whole
 
 
 def test_a_scheduler_that_is_killed_loses_less_than_a_tick(in_background, history, latest, login1):
@@ -326,21 +382,35 @@ def in_postgresql(login1):
 
 
 def test_the_same_in_postgresql(in_postgresql, as_user, history):
-    def listed(host):
+    def asked(host, command):
         setting = f"DASK_DASK_SITE__HISTORY__STATE={in_postgresql}"
-        command = f"module load dask-site && {setting} dask-site history ls -n 1000 --json"
+        command = f"module load dask-site && {setting} dask-site history {command} --json"
         done = as_user("alice", command, host)
         assert done.rc == 0, done.stderr
-        return {c["id"]: c["tasks"] for c in json.loads(done.stdout)}
+        return json.loads(done.stdout)
 
-    kept = {c["id"]: c["tasks"] for c in history("alice", "ls -n 1000")}
+    def listed(host):
+        return {c["id"]: c["tasks"] for c in asked(host, "ls -n 1000")}
+
+    def ledger(host):
+        found = asked(host, f"show {one}")["ledger"]
+        return found["allocated"], found["parts"]
+
+    kept = {c["id"]: c for c in history("alice", "ls -n 1000")}
     spool = node("login1").check_output(f"ls {SPOOL}/alice")
-    still = {name: said for name, said in kept.items() if name in spool}
+    still = {name: c["tasks"] for name, c in kept.items() if name in spool}
     assert still
+    ended = [n for n in still if kept[n]["state"] == "ended" and kept[n]["core_seconds"]]
+    one = ended[-1]
+    expected = history("alice", f"show {one}")["ledger"]
+    whole = pytest.approx(expected["allocated"]), pytest.approx(expected["parts"], abs=1e-6)
     assert until(lambda: still.items() <= listed("login1").items(), 30)
+    # Slurm's accounting is asked for anew.
+    assert until(lambda: ledger("login1") == whole, 280), (ledger("login1"), expected)
     writer = json.loads(node("login1").check_output(f"cat {in_postgresql}/where.json"))["host"]
     other = {"login1": "login2", "login2": "login1"}[writer]
     node(writer).check_output(f"systemctl stop {UNIT}-2")
     found = f"grep -q '\"{other}\"' {in_postgresql}/where.json"
     assert until(lambda: node("login1").run(found).rc == 0, 30)
     assert still.items() <= listed(other).items()
+    assert ledger(other) == whole

@@ -140,3 +140,23 @@ def test_what_tasks_keep_of_their_definition():
     assert isinstance(TaskState.prefix, property), VERSION
     assert "span_id" in TaskGroup.__slots__, VERSION
     assert "ts.run_spec = dsk.get(k)" in inspect.getsource(Scheduler._generate_taskstates), VERSION
+
+
+def test_what_clusters_of_dask_jobqueue_keep_of_their_jobs():
+    """history/jobqueue.py"""
+    import dask_jobqueue
+    from dask_jobqueue.core import Job, JobQueueCluster
+
+    version = f"dask-jobqueue {dask_jobqueue.__version__}"
+    assert issubclass(JobQueueCluster, SpecCluster), version
+    made = inspect.getsource(Job.__init__)
+    for name in ("name", "job_id", "worker_cores", "worker_processes", "worker_memory"):
+        assert f"self.{name} = " in made, version
+    assert "self.job_header = " in made, version
+    assert callable(Job.job_script), version
+    assert "self.job_id = self._job_id_from_submit_output(out)" in inspect.getsource(Job.start)
+    assert 'command_args += ["--name", str(name)]' in made, version
+    correct = inspect.getsource(SpecCluster._correct_state_internal)
+    submitted, noted = "await asyncio.wait(worker_futs)", "self.workers.update("
+    assert correct.index(submitted) < correct.index(noted), VERSION
+    assert "del self.workers[name]" in correct, VERSION

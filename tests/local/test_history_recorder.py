@@ -1,5 +1,6 @@
 """The recorder on real clusters: what it wrote is compared with what was done."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,11 +15,15 @@ import dask
 import distributed
 import pytest
 from dask.base import tokenize
+from dask_jobqueue import SLURMCluster
+from dask_jobqueue.local import LocalCluster as LocalQueue
 from distributed import Client, LocalCluster, wait
 
+from dask_site.history.ledger import close_books
 from dask_site.history.model import ClusterHistory
 from dask_site.history.naming import span
 from dask_site.history.recorder import recorder_of
+from dask_site.history.scripts import whole
 from dask_site.history.spool import read_spool
 
 SETTINGS = {
@@ -222,6 +227,95 @@ def test_jobs_are_asked_for_and_written_when_they_change(folder):
         job["state"] = "ended"
     records = [record for path in folder.iterdir() for record, _ in read_spool(path)]
     assert [record.state for record in records if record.k == "job"] == ["pending", "ended"]
+
+
+def eventually(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert condition()
+
+
+def test_jobs_of_plain_dask_jobqueue_are_recorded_the_never_started_ones_too(
+    folder, tmp_path, monkeypatch
+):
+    """A queue that takes jobs and never starts them."""
+    for name, text in {"sbatch": "echo Submitted batch job $$", "scancel": "true"}.items():
+        command = tmp_path / name
+        command.write_text(f"#!/bin/sh\n{text}\n")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with SLURMCluster(
+        cores=4,
+        processes=2,
+        memory="8GiB",
+        walltime="1-02:00:00",
+        interface="lo",
+        job_extra_directives=["--comment=token=abc"],
+        scheduler_options={"dashboard_address": ":0"},
+        silence_logs=50,
+    ) as cluster:
+        cluster.scale(jobs=2)
+        eventually(
+            lambda: len(cluster.workers) == 2 and all(j.job_id for j in cluster.workers.values())
+        )
+        eventually(lambda: {job.state for job in the_history(folder).jobs} == {"pending"})
+        cluster.scale(jobs=1)
+        eventually(
+            lambda: sorted(j.state for j in the_history(folder).jobs) == ["ended", "pending"]
+        )
+        script = cluster.job_script()
+        ids = {job.job_id for job in cluster.workers.values()}
+    history = the_history(folder)
+    assert (history.cluster.kind, history.end.how) == ("SLURMCluster", "closed")
+    assert len({job.id for job in history.jobs}) == 2 and ids < {job.id for job in history.jobs}
+    for job in history.jobs:
+        assert (job.state, job.started, job.pool) == ("ended", None, None)
+        assert job.ended >= job.submitted
+        assert (job.cores, job.workers, job.memory, job.walltime) == (4, 2, 8 * 2**30, 93600)
+    (kept,) = history.scripts
+    assert {job.script for job in history.jobs} == {kept.id}
+    assert "token=***" in kept.text
+    one = whole(kept.text, "--name dummy-name").replace("token=***", "token=abc")
+    assert one == script
+    waited = close_books(history).beside
+    assert (waited.jobs, waited.never_started) == (2, 2)
+
+
+def test_submissions_of_plain_dask_jobqueue_that_are_refused(folder, tmp_path, monkeypatch):
+    command = tmp_path / "sbatch"
+    command.write_text("#!/bin/sh\necho no such partition >&2; exit 1\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    # distributed 2026.8 can't close such a cluster without an AssertionError.
+    with (
+        contextlib.suppress(AssertionError),
+        SLURMCluster(
+            cores=1,
+            memory="1GiB",
+            interface="lo",
+            scheduler_options={"dashboard_address": ":0"},
+            silence_logs=50,
+        ) as cluster,
+    ):
+        cluster.scale(jobs=1)
+        eventually(lambda: [job.state for job in the_history(folder).jobs] == ["failed"])
+    (job,) = the_history(folder).jobs
+    assert (job.id, job.started, job.reason) == (None, None, "its submission was refused")
+
+
+def test_jobs_of_plain_dask_jobqueue_that_run_are_told_by_their_workers(folder):
+    with LocalQueue(
+        cores=1, processes=1, memory="1GiB", interface="lo", silence_logs=50,
+        scheduler_options={"dashboard_address": ":0"},
+    ) as cluster, Client(cluster) as client:  # fmt: skip
+        cluster.scale(jobs=1)
+        client.wait_for_workers(1, timeout=120)
+        eventually(lambda: [job.state for job in the_history(folder).jobs] == ["running"])
+    history = the_history(folder)
+    (job,) = history.jobs
+    assert job.started is not None and job.ended >= job.started
+    assert close_books(history).beside.never_started == 0
 
 
 def test_no_folder_to_write_to_harms_nobody(folder, tmp_path, caplog):

@@ -316,7 +316,9 @@ def test_a_coordinator_sees_what_his_account_was_charged(folder):
         assert node.call("GET", "/api/v1/sums?account=climate&by=user", uid=lead)[1]["sums"] == []
         with Store(f"sqlite:///{folder}/state/history.db") as store:
             store.put_accounting(name, [AccountedJob("1", user="alice", account="climate")])
-        assert node.call("GET", path, uid=lead)[0] == 200
+        status, said = node.call("GET", path, uid=lead)
+        assert status == 403 and "you see the sums of its clusters" in said["error"]
+        assert node.call("GET", path, uid=ALICE)[0] == 200
         assert node.call("DELETE", path, uid=lead)[0] == 404
         query = "/api/v1/sums?account=climate&by=user"
         (total,) = node.until(lambda: node.call("GET", query, uid=lead)[1]["sums"])
@@ -400,6 +402,9 @@ def test_with_postgresql_all_nodes_answer_and_one_writes(folder, new_postgresql)
         assert tasks_of(seen(first, name)) == 11
         assert tasks_of(seen(second, name)) == 11
         assert second.role() == "standby"
+        priced = [seen(node, name)["tariff"] for node in (first, second)]
+        assert priced[0] == priced[1], "old work has its price on a standby, too"
+        assert priced[1][0]["pools"]["cpu"]["core_hour"] == 0.5
         first.stop(signal.SIGKILL)
         second.writes()
         after = record(folder, "me", 5)
@@ -415,6 +420,16 @@ def test_a_writer_whose_lease_is_gone_stops(folder, node):
     (folder / "state" / "writer.lock").unlink()
     assert node.process.wait(30) == 1
     assert "the lease was lost" in node.log.read_text()
+
+
+def test_a_writer_stops_when_another_has_begun_to_write(folder, node):
+    """Where the locks of a file system don't hold between nodes, the store itself says so."""
+    with Store(f"sqlite:///{folder}/state/history.db", migrate=False) as other:
+        other.lead()
+        assert node.process.wait(60) == 1
+        assert "the lease was lost" in node.log.read_text()
+        name = record(folder, "me")
+        assert name not in {cluster.id for cluster in other.clusters()}
 
 
 def test_it_ends_in_order(folder, node):

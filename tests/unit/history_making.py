@@ -43,6 +43,10 @@ def job(name="cpu-0", number="1", submitted=0.0, started=None, ended=None, pool=
     return r.JobRecord(**base("job", **whole, **{**given, **values}))
 
 
+def script(name="5c21", text="#!/bin/bash\nrun @arguments@ --nthreads 2\n"):
+    return r.ScriptRecord(**base("script", id=name, text=text))
+
+
 def usage(pool="cpu", t=100.0, busy=0.0, idle=None, **values):
     causes = {k.replace("_", " "): n for k, n in (idle or {}).items()}
     return r.UsageRecord(

@@ -13,6 +13,7 @@ def spooled(folder, history, name=None):
         *history.workers,
         *history.spans,
         *history.jobs,
+        *history.scripts,
         *history.samples,
         *history.errors,
     ]

@@ -175,7 +175,9 @@ def test_a_job_that_was_queued_again_waited_twice():
     asked = made.job("cpu-0", "158", submitted=first.submit - made.T0)
     for accounting in ([first, second], [second, first]):
         past = made.history(asked, accounting=accounting)
-        assert [(w.seconds, w.started) for w in waits(past)] == [(1, True), (122, True)]
+        found = waits(past)
+        assert [(w.seconds + w.held, w.started) for w in found] == [(1, True), (122, True)]
+        assert [w.held for w in found] == [0, 121], "Slurm lets it start two minutes later only"
         assert close_books(past).whole.allocated == 5 + 34
 
 
@@ -392,8 +394,22 @@ def test_slow_answers_are_asked_for_seldom(store):
     assert done.next == START + 60 + 30 + 600
 
 
-def test_jobs_that_nobody_wrote_down_are_found_by_name(store):
-    put(store, "134", name="7dc7eb69", ended=False)
+def test_what_could_not_have_been_started_yet_was_not_in_the_queue():
+    never, normal = job("165"), job("145")
+    assert (never.eligible, normal.eligible) == (None, normal.submit)
+    past = made.history(accounting=[never, normal])
+    found = {w.job: w for w in waits(past)}
+    assert (found["165"].held, found["165"].seconds) == (428, 0), "it depended on another"
+    assert (found["145"].held, found["145"].seconds) == (0, 11)
+    late = made.row("7", submit=0, start=90, end=100, eligible=made.T0 + 60)
+    (wait,) = waits(made.history(made.job(number="7"), accounting=[late]))
+    assert (wait.eligible, wait.held, wait.seconds) == (made.T0 + 60, 60, 30)
+    assert close_books(made.history(accounting=[late])).beside.waited == 30
+
+
+@pytest.mark.parametrize("named", [{"name": "7dc7eb69"}, {"name": "terrain", "label": "7dc7eb69"}])
+def test_jobs_that_nobody_wrote_down_are_found_by_name(store, named):
+    put(store, "134", **named, ended=False)
     slurm = Slurm()
     slurm.names = {"134": "dask-7dc7eb69-cpu", "140": "dask-7dc7eb69-cpu", "117": "x"}
     # The name of bob's cluster, on carol's job.

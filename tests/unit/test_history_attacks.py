@@ -6,6 +6,7 @@ import resource
 import socket
 import sqlite3
 import stat
+import time
 from datetime import date
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_what_is_far_away_or_no_text_of_sql_is_answered(served, query):
     assert status == 200 and list(json.loads(body).values()) == [[]]
 
 
-def test_a_coordinator_sees_spans_of_his_accounts_alone(served):
+def test_a_coordinator_sees_sums_but_no_spans_nor_what_failed(served):
     for name, account in (("in-account", "climate"), ("elsewhere", "secret")):
         span = {"enqueued": 1.0, "execute": {"thread-cpu": 5.0}, "tasks": {"p": {}}}
         one = record(2, "span", name, id="s", name=[f"span-{name}"], **span)
@@ -101,8 +102,22 @@ def test_a_coordinator_sees_spans_of_his_accounts_alone(served):
             changed = "UPDATE clusters SET account = ? WHERE id = ?"
             conn.exec_driver_sql(changed, (account, name))
     path = "/where?by=span&days=3660&account=climate"
-    page = served.page(path, NOBODY)
+    page = served.page(path, ROOT)
     assert "span-in-account" in page and "span-elsewhere" not in page
+    status, _, body = served.get(path, NOBODY)
+    assert status == 403 and b"span-" not in body and b"to administrators only" in body
+    failed = record(3, "error", "in-account", prefix="p", exception="TheirError", message="no")
+    served.store.ingest(DAEMON, [failed])
+    days = "days=366&account=climate"
+    with served.store._engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE clusters SET latest = ?", (time.time(),))
+    assert "TheirError" in served.page(f"/site?{days}", ROOT)
+    assert "TheirError" not in served.page(f"/site?{days}", NOBODY)
+    assert "in-account" in served.page("/?account=climate", NOBODY)
+    for where in ("/clusters/in-account", "/api/v1/clusters/in-account"):
+        status, _, body = served.get(where, NOBODY)
+        assert status == 403 and b"As a coordinator of climate" in body
+        assert served.get(where.replace("in-account", "elsewhere"), NOBODY)[0] == 404
     assert "span-" not in served.page("/where?by=span&days=3660&account=secret", NOBODY)
     assert "span-elsewhere" in served.page("/where?by=span&days=3660", DAEMON)
     assert "span-elsewhere" in served.page("/where?by=span&days=3660&account=secret", ROOT)

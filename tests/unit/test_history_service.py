@@ -23,11 +23,12 @@ from dask_site.history.service import certificate, metrics
 from dask_site.history.service.context import Context, NoStoreError
 from dask_site.history.service.lease import DatabaseLease, FileLease
 from dask_site.history.service.loops import Loops, _Step
+from dask_site.history.service.rates import rates
 from dask_site.history.service.requests import host_of
-from dask_site.history.service.server import _tariff
 from dask_site.history.service.sessions import Sessions, local_path
 from dask_site.history.service.settings import Settings
 from dask_site.history.store import Store, StoreError
+from dask_site.history.store.journals import journal_for
 from dask_site.people import name_of
 from dask_site.services.access import Directory, Viewer, uid_of
 from dask_site.services.audit import AuditLog
@@ -293,22 +294,64 @@ def test_a_certificate_is_made_once_and_anew_for_other_names(tmp_path):
     certificate.server_context(*files)
 
 
-def test_old_work_keeps_its_price(tmp_path):
-    described, path = site(), tmp_path / "tariff.json"
-    assert _tariff(path, described) == Tariff.of_site(described)
-    dearer = Site.from_mapping(
+def test_the_journal_of_the_store_can_be_said(tmp_path):
+    fitting = journal_for(tmp_path)[0]
+    for said, used in (("delete", "delete"), ("wal", "wal"), ("auto", fitting)):
+        (tmp_path / said).mkdir()
+        settings = Settings.of_site(site(state=str(tmp_path / said), journal=said))
+        assert settings.journal_used == used
+        with settings.opened() as store:
+            store.lead()
+        with sqlite3.connect(tmp_path / said / "history.db") as conn:
+            assert conn.execute("PRAGMA journal_mode").fetchone() == (used,)
+    with pytest.raises(SiteError, match="history.journal.*\n?.*truncate"):
+        site(journal="truncate")
+
+
+def dearer(described, price=1.5):
+    return Site.from_mapping(
         {
             **described.to_mapping(),
-            "pools": {"cpu": {"cores": 1, "memory": "1GiB", "cost": {"core_hour": 1.5}}},
+            "pools": {"cpu": {"cores": 1, "memory": "1GiB", "cost": {"core_hour": price}}},
         }
     )
-    before = time.time()
-    changed = _tariff(path, dearer)
-    assert [since >= before for since, _ in changed.dated] == [False, True]
-    assert _tariff(path, dearer) == changed
-    path.write_text("[1]")
-    with pytest.raises(StoreError, match="put back a copy"):
-        _tariff(path, dearer)
+
+
+def test_old_work_keeps_its_price(tmp_path):
+    described, path = site(), tmp_path / "tariff.json"
+    with Store(f"sqlite:///{tmp_path}/history.db") as store:
+        assert rates(store, path, described) == (Tariff.of_site(described), True)
+        before = time.time()
+        changed, _ = rates(store, path, dearer(described))
+        assert [since >= before for since, _ in changed.dated] == [False, True]
+        assert rates(store, path, dearer(described)) == (changed, True)
+        store.backup(tmp_path / "copy.db")
+    # A copy alone has them, and puts the file right.
+    for spoil in (path.unlink, lambda: path.write_bytes(b"\xff[1]")):
+        spoil()
+        with Store(f"sqlite:///{tmp_path}/copy.db") as store:
+            assert rates(store, path, dearer(described)) == (changed, True)
+    assert Tariff.from_list(json.loads(path.read_bytes())) == changed
+    # What an older release has beside its store, or what is newer than a copy, counts too.
+    with Store(f"sqlite:///{tmp_path}/new.db") as store:
+        assert rates(store, path, dearer(described)) == (changed, True)
+        assert store.tariff() == changed
+    with Store(f"sqlite:///{tmp_path}/other.db") as store:
+        path.write_text("[1]")
+        with pytest.raises(StoreError, match="put back a copy"):
+            rates(store, path, described)
+
+
+def test_a_clock_behind_the_last_rates_is_a_warning(tmp_path, caplog):
+    described, path = site(), tmp_path / "tariff.json"
+    with Store(f"sqlite:///{tmp_path}/history.db") as store:
+        rates(store, path, described)
+        changed, _ = rates(store, path, dearer(described), 2000.0)
+        assert rates(store, path, dearer(described, 9.0), 1000.0) == (changed, False)
+        assert "clock of this node is behind" in caplog.text
+        assert store.tariff() == changed
+        later, whole = rates(store, path, dearer(described, 9.0), 3000.0)
+        assert whole and [since for since, _ in later.dated] == [0, 2000, 3000]
 
 
 # -- loops -----------------------------------------------------------------------------------

@@ -15,12 +15,15 @@ import dask.config
 import pytest
 from history_making import T0, error, history, span, usage, worker
 from history_spooling import spooled
+from history_storing import story
 
 from dask_site.calls import Calls, ServiceDownError, Where
+from dask_site.history import source as source_module
 from dask_site.history.books import Books
 from dask_site.history.ledger import close_books
 from dask_site.history.remote import FallingBack, ServiceSource
 from dask_site.history.source import SourceError, SpoolSource, find
+from dask_site.history.store import Store
 from dask_site.people import name_of
 
 FULL = "3f2a0001-aaaa"
@@ -89,6 +92,18 @@ def test_sums_are_the_books_of_the_clusters(folder):
     assert source.sums("day", day, day)[0].day == day
     assert source.sums("user", day, day)[0].owner == os.getuid()
     assert source.sums("pool", day - timedelta(days=3), day - timedelta(days=1)) == []
+
+
+def test_all_clusters_are_asked_for_in_parts(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(source_module, "_AT_ONCE", 1)
+    source = SpoolSource(folder)
+    assert [c.id for c in source.every(name_of())] == [OTHER, FULL]
+    assert [c.id for c in source.clusters(most=1, skip=1)] == [FULL]
+    with Store(f"sqlite:///{tmp_path}/history.db") as store:
+        for name in ("c1", "c2", "c3"):
+            store.ingest(1, story(name))
+        found = [c.id for c in store.clusters()]
+        assert [c.id for c in store.clusters(limit=2, skip=1)] == found[1:]
 
 
 def test_what_is_forgotten_is_gone_and_what_runs_stays(folder):

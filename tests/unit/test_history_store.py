@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import date
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -37,6 +38,8 @@ from dask_site.history.store import (
     tables,
 )
 from dask_site.history.store import listing as listings
+from dask_site.history.store.failures import RunningError
+from dask_site.history.store.journals import journal_for
 from dask_site.history.store.keys import parts
 
 ALICE, BOB = 4_000_001, 4_000_002  # nobody's, so their names are these numbers
@@ -458,6 +461,69 @@ def test_the_account_moves_what_was_summed(store, url):
         store.put_accounting("none", [])
 
 
+# -- who writes ------------------------------------------------------------------------------
+
+
+def test_who_was_the_writer_before_writes_nothing_any_more(url):
+    with Store(url) as first, Store(url) as second:
+        first.lead()
+        first.ingest(ALICE, story("c1"), now=NOW)
+        assert first.leads() and not second.leads()
+        second.lead()
+        assert second.leads() and not first.leads()
+        with pytest.raises(StoreError, match="another process has begun to write"):
+            first.ingest(ALICE, story("c2"), now=NOW)
+        with pytest.raises(StoreError, match="another process has begun to write"):
+            first.prune(now=NOW + 365 * DAY)
+        second.ingest(ALICE, story("c3"), now=NOW)
+        assert {c.id for c in first.clusters()} == {"c1", "c3"}
+        first.lead()
+        first.ingest(ALICE, story("c2"), now=NOW)
+        with pytest.raises(StoreError):
+            second.forget("c1")
+
+
+MOUNTS = """\
+21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 21 0:40 / /shared rw,relatime shared:2 - nfs4 server:/export rw
+31 30 8:2 / /shared/fast\\040disk rw - xfs /dev/sdb1 rw
+32 21 0:41 / /lustre rw - lustre mgs@tcp:/scratch rw
+33 21 0:42 / /gpfs rw - gpfs gpfs rw
+34 21 0:43 / /home rw - autofs auto.home rw
+35 34 0:44 / /home rw - fuse.sshfs a@b: rw
+broken
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "journal", "kind"),
+    [
+        ("/var/lib/dask-site", "wal", "ext4"),
+        ("/shared/dask-site", "delete", "nfs4"),
+        ("/shared/fast disk/x", "wal", "xfs"),
+        ("/shared-not/x", "wal", "ext4"),
+        ("/lustre/x", "delete", "lustre"),
+        ("/gpfs/x/y", "delete", "gpfs"),
+        ("/home/x", "delete", "fuse.sshfs"),
+    ],
+)
+def test_the_journal_is_what_the_file_system_allows(tmp_path, folder, journal, kind):
+    (tmp_path / "mounts").write_text(MOUNTS)
+    assert journal_for(Path(folder), tmp_path / "mounts") == (journal, kind)
+    assert journal_for(Path(folder), tmp_path / "none") == ("wal", "")
+
+
+def test_a_journal_that_network_file_systems_stand_serves_as_well(tmp_path):
+    with Store(f"sqlite:///{tmp_path}/history.db", journal="delete") as store:
+        store.lead()
+        store.ingest(ALICE, story(), now=NOW)
+        assert store.load("c1").end.how == "closed"
+        store.backup(tmp_path / "copy.db")
+    with sqlite3.connect(tmp_path / "history.db") as conn:
+        assert conn.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert not (tmp_path / "history.db-wal").exists()
+
+
 # -- letting go ------------------------------------------------------------------------------
 
 
@@ -478,6 +544,27 @@ def test_forgetting_leaves_nothing_and_takes_nothing_in_again(store, url):
     assert after == {name: rows for name, rows in before.items() if name != "forgotten"}
     with pytest.raises(ValueError, match="needs a cluster"):
         store.forget()
+
+
+def test_what_runs_is_forgotten_only_where_that_is_said(store, url):
+    for name, ended in (("c1", True), ("c2", False)):
+        store.ingest(ALICE, story(name, ended=ended), now=NOW)
+    close_all(store)
+    first, after = date(1970, 1, 1), date(2100, 1, 1)
+    (before,) = store.sums(first, after, ("owner",))
+    with pytest.raises(RunningError, match="c2 is running, .*close it first"):
+        store.forget("c2", owner=ALICE, running=False, now=NOW + 100)
+    assert store.forget(owner=ALICE, running=False, now=NOW + 100) == ["c1"]
+    assert [c.id for c in store.clusters()] == ["c2"]
+    (line,) = store.sums(first, after, ("owner",))
+    assert line.books.allocated == pytest.approx(before.books.allocated / 2)
+    assert not store.ingest(ALICE, [record(999, "end", "c2", how="closed")], now=NOW).refused
+    assert dict(dump(url)["owners"][0])["size"] > 0
+    assert store.forget("c2", owner=ALICE, running=False, now=NOW + 100) == ["c2"]
+    store.ingest(ALICE, story("c3", ended=False), now=NOW)
+    silent = store.forget(owner=ALICE, running=False, now=NOW + 200)
+    assert silent == ["c3"], "that it died nobody could say"
+    assert dump(url)["owners"] == []
 
 
 def test_age_thins_samples_then_takes_them_then_the_cluster_but_not_the_sums(store, url):
@@ -509,7 +596,7 @@ def test_age_thins_samples_then_takes_them_then_the_cluster_but_not_the_sums(sto
 _NEXT = """
 from alembic import op
 import sqlalchemy as sa
-revision, down_revision = "0003", "0002"
+revision, down_revision = "0004", "0003"
 def upgrade():
     with op.batch_alter_table("clusters") as batch:
         batch.add_column(sa.Column("novel", sa.Text, server_default="yes"))
@@ -523,7 +610,7 @@ def test_the_steps_make_the_tables_that_are_used(store, url):
     engine = create_engine(url)
     with engine.connect() as conn:
         assert compare_metadata(MigrationContext.configure(conn), tables.metadata) == []
-    assert migrations.HEAD == "0002"
+    assert migrations.HEAD == "0003"
 
 
 def test_tables_in_a_file_are_strict(lite, path):
@@ -536,33 +623,33 @@ def test_tables_in_a_file_are_strict(lite, path):
 def test_forward_and_one_back_with_data(url, tmp_path, monkeypatch):
     steps = tmp_path / "steps"
     steps.mkdir()
-    (steps / "v0003_next.py").write_text(_NEXT)
+    (steps / "v0004_next.py").write_text(_NEXT)
     with Store(url) as store:
         store.ingest(ALICE, story(), now=NOW)
     before = dump(url)
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "HEAD", "0003")
+        patch.setattr(migrations, "HEAD", "0004")
         patch.setattr(migrations, "FOLDERS", [*migrations.FOLDERS, steps])
-        with pytest.raises(StoreError, match="is of version 0002, this release reads 0003"):
+        with pytest.raises(StoreError, match="is of version 0003, this release reads 0004"):
             Store(url, migrate=False)
         with Store(url) as store:
             assert len(store.load("c1").workers) == 7
         assert ("novel", "yes") in dump(url)["clusters"][0]
-    with pytest.raises(StoreError, match="0003, which a newer release"):
+    with pytest.raises(StoreError, match="0004, which a newer release"):
         Store(url)
     if url.startswith("sqlite"):
         file = url.removeprefix("sqlite:///")
         with pytest.raises(StoreError, match="newer release"), reader(file):
             pass
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "HEAD", "0003")
+        patch.setattr(migrations, "HEAD", "0004")
         patch.setattr(migrations, "FOLDERS", [*migrations.FOLDERS, steps])
         with Store(url) as store:
             with pytest.raises(
-                StoreError, match="can't go back to 'base'; it can go back to: 0001, 0002"
+                StoreError, match="can't go back to 'base'; it can go back to: 0001, 0002, 0003"
             ):
                 store.downgrade("base")
-            store.downgrade("0002")
+            store.downgrade("0003")
     assert dump(url) == before
     with Store(url) as store:
         assert store.load("c1").end.how == "closed"

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 from datetime import date
 from html.parser import HTMLParser
 
@@ -22,13 +23,14 @@ from history_making import (
 )
 from web_serving import DAEMON, NOBODY, ROOT, serving
 
+from dask_site.history import totals
 from dask_site.history.books import PARTS, UNEXPLAINED, Books, Costs, Ledger
 from dask_site.history.costs import Rates, Tariff, bill
 from dask_site.history.ledger import close_books
 from dask_site.history.model import ClusterHistory
 from dask_site.history.records import EndRecord
 from dask_site.history.store.listing import Sum
-from dask_site.web import bars
+from dask_site.web import bars, lists, overview
 from dask_site.web.cluster import cluster_page, cluster_table, strip_of
 from dask_site.web.comparison import comparison
 from dask_site.web.frames import Frame
@@ -298,6 +300,47 @@ def test_an_admin_sees_all_and_it_is_noted(served, tmp_path):
     assert any(one.get("cluster") == "bbbb2222" for one in noted)
 
 
+def test_what_an_admin_asks_about_himself_is_not_noted(tmp_path):
+    with serving(tmp_path) as served:
+        for path in ("/", "/clusters", "/where", "/where?by=week", "/where?by=span"):
+            served.page(path, ROOT)
+        assert not list((tmp_path / "audit").glob("*"))
+        served.page("/where?by=user", ROOT)
+        (log,) = (tmp_path / "audit").iterdir()
+        assert json.loads(log.read_text())["what"] == "list"
+
+
+@pytest.mark.parametrize(
+    ("samples", "unused"),
+    [
+        ([(0, 50, 0), (700, 50, 0)], True),
+        ([(0, 50, 0), (500, 50, 0)], False),  # not for long enough
+        ([(0, 40, 0), (700, 50, 0)], False),  # busy in between
+        ([(0, 50, 0), (400, 50, 3), (700, 50, 0)], False),  # tasks that waited for their inputs
+        ([(700, 50, 0)], False),  # it has just come
+    ],
+)
+def test_what_has_no_task_for_ten_minutes_is_unused(tmp_path, samples, unused):
+    with serving(tmp_path) as served:
+        now = time.time()
+        one = history(worker(), name="idle", ended=False)
+        cluster = one.cluster.model_copy(update={"c": "idle0001", "t": now, "started": now - 800})
+        made = [
+            usage("cpu", busy=busy, workers=1, nthreads=2, processing=tasks).model_copy(
+                update={"c": "idle0001", "t": now - 700 + when}
+            )
+            for when, busy, tasks in samples
+        ]
+        served.store.ingest(DAEMON, [cluster, *made], now=now)
+        page = served.page("/site", ROOT)
+    assert ("/clusters/idle0001" in page) is unused
+
+
+def test_weeks_go_by_one_name_everywhere():
+    monday = Sum(date(2026, 11, 23), None, None, None, Books(), Costs())
+    assert overview.by_week(monday) == totals._name(monday, "week") == "2026-W48"
+
+
 def test_a_coordinator_sees_the_sums_of_his_accounts(served):
     assert "Account proj" in served.page("/site", NOBODY)
     assert served.get("/site?account=other", NOBODY)[0] == 403
@@ -332,6 +375,27 @@ def test_pages_give_their_tables_as_files(served, path, form):
     assert headers["Content-Disposition"].endswith(f'.{form}"')
     assert body
     assert served.get(f"{path}{sep}format=exe", DAEMON)[0] == 400
+
+
+def test_a_page_says_that_there_are_more_and_files_have_all(tmp_path, monkeypatch):
+    with serving(tmp_path) as served:
+        for n in range(3):
+            one = history(worker(), name=f"n{n}", started=T0 + n * 86400, seen=n * 86400.0)
+            cluster = one.cluster.model_copy(update={"c": f"cccc000{n}"})
+            served.add(DAEMON, ClusterHistory.from_records("x", [cluster]))
+        everything = json.loads(served.get("/?format=json", DAEMON)[2])["rows"]
+        assert len(everything) == 3
+        assert "Only the latest" not in served.page("/")
+        monkeypatch.setattr(lists, "MOST", 2)
+        text = served.page("/")
+        assert "Only the latest 2 clusters are looked at here." in text
+        assert "cccc0002" in text and "cccc0000" not in text
+        (older,) = re.findall(r"until=(\d{4}-\d\d-\d\d)", text)
+        assert "cccc0000" in served.page(f"/?until={older}")
+        assert json.loads(served.get("/?format=json", DAEMON)[2])["rows"] == everything
+        monkeypatch.setattr(lists, "MOST_IN_FILE", 0)
+        status, _, body = served.get("/?format=json", DAEMON)
+        assert status == 400 and "more than 0 clusters" in body.decode()
 
 
 def test_static_files_are_kept_until_they_change(served):

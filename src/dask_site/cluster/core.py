@@ -172,7 +172,9 @@ class Cluster(DaskCluster):
         if self.site.history.enabled:
             from dask_site.history.fleet import begin
 
-            self._recorder = begin(self.site, self.scheduler, self._fleet.records)
+            self._recorder = begin(
+                self.site, self.scheduler, self._fleet.records, factory.scripts, self._cluster_id
+            )
         await self.scheduler.register_scheduler_plugin(
             PoolPlugin(self._fleet, self._summary), idempotent=False
         )

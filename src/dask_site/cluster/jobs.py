@@ -18,6 +18,7 @@ import yaml
 
 from dask_site.cluster.queue import spans
 from dask_site.cluster.resources import worker_resources
+from dask_site.history.scripts import Scripts
 from dask_site.site import format_memory, format_walltime
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ class JobFactory:
         self._folder = folder
         self._security = security
         base = job_class(site.resource_manager)
+        #: What the jobs were submitted with, for the history; None where there is none.
+        self.scripts = Scripts() if site.history.enabled else None
         self._class = type(base.__name__, (_PrivateScript, base), {"folder": folder})
 
     def make(self, pool: Pool, first: int, *others: int) -> Any:
@@ -155,6 +158,8 @@ class JobFactory:
         else:
             job = self._make(pool, f"{pool.name}-{first}")
             job.script_name = f"{job.name}.sh"
+        if self.scripts is not None:
+            self.scripts.note(job, [f"{pool.name}-{number}" for number in (first, *others)])
         return job
 
     def _array(self, pool: Pool, first: int, others: tuple[int, ...]) -> dict[str, Any]:

@@ -85,9 +85,8 @@ def backup(path: Path, file: str | None) -> None:
     """
     with _told():
         settings = _settings(file)
-        from dask_site.history.store import Store
 
-        with _found(settings, alone=False), Store(settings.store, migrate=False) as store:
+        with _found(settings, alone=False), settings.opened(migrate=False) as store:
             store.backup(path)
     click.echo(f"{path}: {path.stat().st_size} bytes")
 
@@ -99,13 +98,12 @@ def restore(path: Path, file: str | None) -> None:
     """Put the copy PATH in the place of the history. Stop the service on all nodes first."""
     with _told():
         settings = _settings(file)
-        from dask_site.history.store import Store
 
         with _found(settings, alone=True):
             if settings.in_file:
                 _restore_file(path, settings)
             else:
-                with Store(settings.store, migrate=False) as store:
+                with settings.opened(migrate=False) as store:
                     store.restore(path)
     click.echo(f"{settings.store} is what {path} was")
 
@@ -118,9 +116,8 @@ def migrate(version: str | None, file: str | None) -> None:
     with _told():
         settings = _settings(file)
         from dask_site.history import migrations
-        from dask_site.history.store import Store
 
-        with _found(settings, alone=True), Store(settings.store) as store:
+        with _found(settings, alone=True), settings.opened() as store:
             if version is not None and version != migrations.HEAD:
                 store.downgrade(version)
     click.echo(f"{settings.store} is of version {version or migrations.HEAD}")
@@ -131,12 +128,12 @@ ADMIN_COMMANDS: list[click.Command] = [serve, backup, restore, migrate]
 
 
 def _restore_file(path: Path, settings: Settings) -> None:
-    from dask_site.history.store import Store, copies
+    from dask_site.history.store import copies
 
     # Not by opening the store first: it may be broken, which is why the copy is wanted.
     target = Path(settings.store.removeprefix("sqlite:///"))
     copies.restore(path, target)
-    Store(settings.store).close()
+    settings.opened().close()
 
 
 def _load(file: str | None) -> Site:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_site.history.preload import spool_folder
 from dask_site.history.recorder import Recorder, recorder_of
+from dask_site.history.scripts import Scripts
 
 if TYPE_CHECKING:
     from dask_site.cluster.records import JobRecord
@@ -18,7 +19,13 @@ _LONGEST_REASON = 2000
 _LONGEST_NODE = 255
 
 
-def begin(site: Site, scheduler: Any, records: Iterable[JobRecord]) -> Recorder | None:
+def begin(
+    site: Site,
+    scheduler: Any,
+    records: Iterable[JobRecord],
+    scripts: Scripts | None = None,
+    label: str = "",
+) -> Recorder | None:
     """Record a cluster; call it in the scheduler's event loop.
 
     Parameters
@@ -29,6 +36,10 @@ def begin(site: Site, scheduler: Any, records: Iterable[JobRecord]) -> Recorder 
         May be recorded already, by the preload of the site's configuration.
     records : iterable of JobRecord
         The cluster's jobs, past ones included, as they are whenever it is iterated.
+    scripts : Scripts, optional
+        What they are submitted with.
+    label : str
+        What stands in the names that the resource manager shows.
 
     Returns
     -------
@@ -41,14 +52,16 @@ def begin(site: Site, scheduler: Any, records: Iterable[JobRecord]) -> Recorder 
             folder = spool_folder(site.history.spool)
             recorder = Recorder(scheduler, folder, interval=site.history.interval)
             recorder.start()
-        recorder.jobs = lambda: jobs(site, records)
+        known = recorder.scripts = scripts or Scripts()
+        recorder.label = label
+        recorder.jobs = lambda: jobs(site, records, known)
     except Exception as error:
         logger.warning("The history of this cluster is not recorded: %s", error)
         return None
     return recorder
 
 
-def jobs(site: Site, records: Iterable[JobRecord]) -> Iterator[dict[str, Any]]:
+def jobs(site: Site, records: Iterable[JobRecord], scripts: Scripts) -> Iterator[dict[str, Any]]:
     """Yield jobs as `dask_site.history.records.JobRecord` has them."""
     for record in records:
         pool = site.pools[record.pool]
@@ -68,4 +81,5 @@ def jobs(site: Site, records: Iterable[JobRecord]) -> Iterator[dict[str, Any]]:
             "memory": pool.memory,
             "gpus": pool.gpus,
             "walltime": record.walltime and record.walltime.total_seconds(),
+            **scripts.of(record.name),
         }

@@ -225,6 +225,14 @@ class RecordedCluster:
         return self._sheet("errors")
 
     @property
+    def scripts(self) -> pd.DataFrame:
+        """A row for each script that jobs were submitted with.
+
+        In its text ``@arguments@`` stands for what is a job's own: its `arguments` in `jobs`.
+        """
+        return self._sheet("scripts").set_index("script")
+
+    @property
     def cost(self) -> pd.DataFrame:
         """A row for each pool: core-, GPU- and GiB-hours, billing units times hours, money, J.
 

@@ -12,6 +12,7 @@ from dask_site.history.records import (
     ErrorRecord,
     JobRecord,
     Record,
+    ScriptRecord,
     SpanRecord,
     TrafficRecord,
     UsageRecord,
@@ -93,6 +94,8 @@ class ClusterHistory:
         The latest record of each, in the order in which they began.
     errors : list of ErrorRecord
         The latest of each, most frequent first.
+    scripts : list of ScriptRecord
+        What the jobs were submitted with.
     usage : list of UsageRecord
         The latest of each pool.
     samples : list of UsageRecord
@@ -119,6 +122,7 @@ class ClusterHistory:
     end: EndRecord | None = None
     seen: float = 0.0
     accounting: list[AccountedJob] = field(default_factory=list)
+    scripts: list[ScriptRecord] = field(default_factory=list)
 
     @classmethod
     def from_records(
@@ -168,13 +172,14 @@ class ClusterHistory:
             end=ends[-1] if ends else None,
             seen=max(r.t for r in ordered if not isinstance(r, EndRecord) or len(ordered) == 1),
             accounting=list(accounting),
+            scripts=sorted(_of(ScriptRecord, latest.values()), key=lambda r: r.id),
         )
 
 
 def _key(record: Record) -> Hashable:
     """Return what the record is about; later ones about the same stand for earlier ones."""
     match record:
-        case WorkerRecord() | SpanRecord():
+        case WorkerRecord() | SpanRecord() | ScriptRecord():
             return record.k, record.id
         case JobRecord():
             return record.k, record.name

@@ -23,8 +23,10 @@ from dask_site import __version__
 from dask_site.history import endings
 from dask_site.history.errors import Errors, Traffic
 from dask_site.history.job_id import job_id
+from dask_site.history.jobqueue import jobs_of
 from dask_site.history.measures import clean, clean_id, cluster_of
 from dask_site.history.scribe import Scribe
+from dask_site.history.scripts import Scripts
 from dask_site.history.spans import Change, Spans
 from dask_site.history.spool import MIB, SpoolWriter
 from dask_site.history.workers import Workers
@@ -68,7 +70,8 @@ class Recorder:
         Seconds from one record to the next; up to 30 s while nothing happens.
     jobs : callable, optional
         Returns the cluster's jobs: for each a mapping with the fields of
-        `dask_site.history.records.JobRecord` apart from those of all records.
+        `dask_site.history.records.JobRecord` apart from those of all records. By default those of
+        the cluster in this process, if it is one of dask-jobqueue.
     most_bytes, folder_bytes : int
         See `SpoolWriter`.
 
@@ -78,6 +81,10 @@ class Recorder:
         What its records are filed under.
     seconds : float
         Of the scheduler's thread that it has taken.
+    scripts : Scripts
+        To which the jobs refer.
+    label : str
+        See `dask_site.history.records.ClusterRecord`.
     """
 
     def __init__(
@@ -95,6 +102,8 @@ class Recorder:
         self.cluster_id = cluster_id or clean_id(str(scheduler.id).partition("-")[2]) or ""
         self.interval = max(0.05, float(interval))
         self.jobs = jobs
+        self.scripts = Scripts()
+        self.label = ""
         self.seconds = 0.0
         self._folder = Path(folder)
         self._scribe = Scribe(
@@ -107,6 +116,7 @@ class Recorder:
         self._traffic = Traffic(scheduler)
         self._sent_cluster: dict[str, Any] | None = None
         self._sent_jobs: dict[str, dict[str, Any]] = {}
+        self._sent_scripts: set[str] = set()
         self._given: list[Change] = []
         self._mark: Any = None
         self._next_sample = self._next_write = 0.0
@@ -291,6 +301,7 @@ class Recorder:
             },
             "interval": self.interval,
             "dashboard": self._dashboard(),
+            "label": self.label,
         }
 
     def _dashboard(self) -> str | None:
@@ -303,14 +314,23 @@ class Recorder:
 
     def _jobs(self) -> Iterator[Change]:
         if self.jobs is None:
-            return
+            found = jobs_of(cluster_of(self._scheduler))
+            if found is None:
+                return
+            self.jobs, self.scripts = found, found.scripts
         for number, values in enumerate(self.jobs()):
             if number >= _MOST_JOBS:
-                return
+                break
             record = {"k": "job", **values}
             name = str(record.get("name"))
             if record != self._sent_jobs.get(name):
                 yield Change(record, self._job_written(name, record))
+        for name, text in list(self.scripts.texts.items()):
+            if name not in self._sent_scripts:
+                yield Change({"k": "script", "id": name, "text": text}, self._script_written(name))
+
+    def _script_written(self, name: str) -> Callable[[], None]:
+        return lambda: self._sent_scripts.add(name)
 
     def _job_written(self, name: str, record: dict[str, Any]) -> Callable[[], None]:
         def written() -> None:

@@ -72,6 +72,9 @@ class ClusterRecord(Record):
         Seconds from one record to the next while it is busy.
     dashboard : str or None
         A link.
+    label : str
+        What the resource manager shows in the names of its jobs: ``dask-<label>-<pool>``; empty
+        where nothing of the kind is.
     """
 
     k: Literal["cluster"]
@@ -87,6 +90,7 @@ class ClusterRecord(Record):
     versions: Annotated[dict[Short, Short], Field(max_length=20)] = {}
     interval: Amount = 5.0
     dashboard: Annotated[str, Field(max_length=500)] | None = None
+    label: Annotated[str, Field(pattern=r"^([0-9a-f]{8})?$")] = ""
 
 
 class WorkerRecord(Record):
@@ -203,6 +207,8 @@ class JobRecord(Record):
     ----------
     name : str
         The cluster's name for it.
+    pool : str or None
+        None in a cluster without pools.
     id : str or None
         The resource manager's, once there is one.
     state : str
@@ -211,11 +217,15 @@ class JobRecord(Record):
         Asked for; memory in bytes.
     walltime : float or None
         Asked for, in seconds.
+    script : str or None
+        Which `ScriptRecord` was submitted.
+    arguments : str
+        What stands in that for `OWN`, of this job alone.
     """
 
     k: Literal["job"]
     name: Id
-    pool: Name
+    pool: Name | None = None
     id: Id | None = None
     state: Name
     reason: Text = ""
@@ -229,6 +239,30 @@ class JobRecord(Record):
     memory: Number = 0
     gpus: Number = 0
     walltime: Amount | None = None
+    script: Id | None = None
+    arguments: Annotated[str, Field(max_length=1000)] = ""
+
+
+#: Stands in a script for what differs from job to job.
+OWN = "@arguments@"
+#: The longest script that is kept, in characters; of a longer one it is the beginning.
+MOST_SCRIPT = 16_384
+
+
+class ScriptRecord(Record):
+    """What some jobs were submitted with: the same for many.
+
+    Attributes
+    ----------
+    id : str
+        Made of the text.
+    text : str
+        With `OWN` where each job has its own.
+    """
+
+    k: Literal["script"]
+    id: Id
+    text: Annotated[str, Field(max_length=MOST_SCRIPT)]
 
 
 #: What the threads of workers do: run tasks, or wait, and for what.
@@ -331,6 +365,7 @@ AnyRecord = Annotated[
     | WorkerRecord
     | SpanRecord
     | JobRecord
+    | ScriptRecord
     | UsageRecord
     | TrafficRecord
     | ErrorRecord

@@ -43,9 +43,17 @@ class ServiceSource(Source):
         since: float | None = None,
         until: float | None = None,
         most: int = 100,
+        skip: int = 0,
     ) -> list[ClusterSummary]:
         """See `Source`."""
-        query = {"user": user, "account": account, "since": since, "until": until, "most": most}
+        query: dict[str, Any] = {
+            "user": user,
+            "account": account,
+            "since": since,
+            "until": until,
+            "most": most,
+        }
+        query |= {"skip": skip} if skip else {}
         answer = self._call("GET", ("clusters",), query)
         return [_summary(values) for values in answer["clusters"]]
 
@@ -131,10 +139,11 @@ class FallingBack(Source):
         since: float | None = None,
         until: float | None = None,
         most: int = 100,
+        skip: int = 0,
     ) -> list[ClusterSummary]:
         """See `Source`."""
         asked: dict[str, Any] = {"user": user, "account": account, "since": since, "until": until}
-        return self._ask(lambda source: source.clusters(**asked, most=most))
+        return self._ask(lambda source: source.clusters(**asked, most=most, skip=skip))
 
     def cluster(self, name: str) -> Found:
         """See `Source`."""

@@ -162,8 +162,10 @@ _JOBS: dict[str, Kind] = {
     "state": "text",
     "reason": "text",
     "submitted": "moment",
+    "eligible": "moment",
     "started": "moment",
     "ended": "moment",
+    "held": "seconds",
     "waited": "seconds",
     "ran": "seconds",
     "walltime": "seconds",
@@ -176,7 +178,10 @@ _JOBS: dict[str, Kind] = {
     "cpu": "seconds",
     "max_rss_bytes": "whole",
     "energy_j": "number",
+    "script": "text",
+    "arguments": "text",
 }
+_SCRIPTS: dict[str, Kind] = {"script": "text", "jobs": "whole", "text": "text"}
 _WORDS = ("busy", "no work", "starved", "transfer", "paused", "dispatch")
 _SAMPLES: dict[str, Kind] = {
     "time": "moment",
@@ -297,6 +302,8 @@ def _jobs(found: Found) -> Iterable[Row]:
             "submitted": wait.submitted,
             "started": start,
             "ended": end,
+            "eligible": wait.eligible,
+            "held": wait.held,
             "waited": wait.seconds,
             "ran": None if start is None else max(0.0, until - start),
             "walltime": record.walltime if record else None,
@@ -309,7 +316,15 @@ def _jobs(found: Found) -> Iterable[Row]:
             "cpu": row.cpu_seconds if row else None,
             "max_rss_bytes": row.max_rss if row else None,
             "energy_j": row.energy if row else None,
+            "script": record.script if record else None,
+            "arguments": record.arguments if record else "",
         }
+
+
+def _scripts(found: Found) -> Iterable[Row]:
+    for script in found.history.scripts:
+        jobs = sum(job.script == script.id for job in found.history.jobs)
+        yield {"script": script.id, "jobs": jobs, "text": script.text}
 
 
 def _samples(found: Found) -> Iterable[Row]:
@@ -355,6 +370,7 @@ SHEETS: dict[str, tuple[dict[str, Kind], Callable[[Found], Iterable[Row]]]] = {
     "spans": (_SPANS, _spans),
     "workers": (_WORKERS, _workers),
     "jobs": (_JOBS, _jobs),
+    "scripts": (_SCRIPTS, _scripts),
     "samples": (_SAMPLES, _samples),
     "errors": (_ERRORS, _errors),
     "cost": (_COST, _cost),

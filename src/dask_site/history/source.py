@@ -30,7 +30,7 @@ __all__ = ["LAST", "SHORTEST", "Found", "Source", "SourceError", "SpoolSource", 
 SHORTEST = 4
 #: Stands for the cluster that was heard of last.
 LAST = "-"
-_LOOKED_THROUGH = 500
+_LOOKED_THROUGH, _AT_ONCE = 500, 1000
 _DAY = 86400.0
 
 
@@ -62,6 +62,7 @@ class Source(ABC):
         since: float | None = None,
         until: float | None = None,
         most: int = 100,
+        skip: int = 0,
     ) -> list[ClusterSummary]:
         """Return clusters, those heard of last first.
 
@@ -72,7 +73,9 @@ class Source(ABC):
         since, until : float, optional
             Only those that were there between these times, in seconds since 1970.
         most : int
-            At most so many.
+            At most so many; a service gives at most 1000 at once.
+        skip : int
+            Leave out the first so many.
         """
 
     @abstractmethod
@@ -127,6 +130,19 @@ class Source(ABC):
             )
         return name
 
+    def every(self, user: str) -> list[ClusterSummary]:
+        """Return all clusters of a user, those heard of last first."""
+        found: dict[str, ClusterSummary] = {}
+        skip = 0
+        while some := self.clusters(user=user, most=_AT_ONCE, skip=skip):
+            # One that begins meanwhile moves all others on: each is there once.
+            for each in some:
+                found.setdefault(each.id, each)
+            skip += len(some)
+            if len(some) < _AT_ONCE:
+                break
+        return list(found.values())
+
     def _nothing(self) -> str:
         return "No cluster of yours is recorded yet."
 
@@ -157,6 +173,7 @@ class SpoolSource(Source):
         since: float | None = None,
         until: float | None = None,
         most: int = 100,
+        skip: int = 0,
     ) -> list[ClusterSummary]:
         """See `Source`; nobody else's clusters and no accounts are here."""
         if account or (user is not None and user != name_of()):
@@ -164,11 +181,11 @@ class SpoolSource(Source):
         found: list[ClusterSummary] = []
         tariff = _tariff_here()
         for history in self._histories(since):
-            if len(found) >= most:
+            if len(found) >= skip + most:
                 break
             if until is None or history.cluster.started < until:
                 found.append(personal.summary(history, tariff))
-        return found
+        return found[skip:]
 
     def cluster(self, name: str) -> Found:
         """See `Source`; the rates are those of the configured site."""

@@ -43,6 +43,11 @@ def clean(text: str) -> str:
     )
 
 
+def multiline(text: str) -> str:
+    """Return text of several lines in which nothing acts on a terminal."""
+    return "\n".join(map(clean, text.expandtabs().split("\n")))
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     if code < 0x100:

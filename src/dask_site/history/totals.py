@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dask_site.calls import SourceError
@@ -82,6 +82,12 @@ def totals(
     return sorted(rows, key=lambda t: t.name) if by in {"day", "week"} else _largest(rows)
 
 
+def week_of(day: date) -> str:
+    """Return the ISO week of a day: ``2026-W48``."""
+    year, week, _ = day.isocalendar()
+    return f"{year}-W{week:02}"
+
+
 def _together(found: Iterable[Total]) -> list[Total]:
     by_name: dict[str, Total] = {}
     for each in found:
@@ -95,8 +101,7 @@ def _largest(rows: Iterable[Total]) -> list[Total]:
 
 def _name(each: Sum, by: str) -> str:
     if each.day is not None:
-        year, week, _ = each.day.isocalendar()
-        return f"{year}-W{week:02}" if by == "week" else each.day.isoformat()
+        return week_of(each.day) if by == "week" else each.day.isoformat()
     if by == "user":
         return name_of(-1 if each.owner is None else each.owner)
     return (each.account if by == "account" else each.pool) or "(none)"

@@ -9,10 +9,28 @@ from dask_site.history.allocations import ids, unique
 from dask_site.history.model import AccountedJob, ClusterHistory
 from dask_site.history.records import JobRecord
 
+# Slurm's reasons of what it may not start yet.
+_HOLDS = {
+    "BeginTime",
+    "Dependency",
+    "DependencyNeverSatisfied",
+    "JobHeldAdmin",
+    "JobHeldUser",
+}
+
 
 @dataclass(frozen=True)
 class Wait:
-    """How long a job was in the queue: until it started, ended without, or was last heard of."""
+    """How long a job was in the queue: until it started, ended without, or was last heard of.
+
+    Attributes
+    ----------
+    eligible : float or None
+        When the manager could have started it: what it waited for before, another job's end or a
+        time that its user named, is no wait in the queue. None where nobody says.
+    hold : bool
+        Whether it could never have been started.
+    """
 
     job: str
     name: str
@@ -21,11 +39,26 @@ class Wait:
     until: float
     started: bool
     reason: str = ""
+    eligible: float | None = None
+    hold: bool = False
+
+    @property
+    def queued(self) -> float:
+        """From when on it was in the queue, and could have been started."""
+        latest = max(self.submitted, self.until)
+        if self.hold:
+            return latest
+        return min(latest, max(self.submitted, self.eligible or 0.0))
 
     @property
     def seconds(self) -> float:
-        """How long."""
-        return max(0.0, self.until - self.submitted)
+        """How long it was in the queue."""
+        return max(0.0, self.until - self.queued)
+
+    @property
+    def held(self) -> float:
+        """How long it could not have been started before."""
+        return self.queued - self.submitted
 
 
 def waits(history: ClusterHistory) -> list[Wait]:
@@ -61,7 +94,25 @@ def _accounted(
 ) -> Wait:
     until = next((t for t in (row.start, row.end) if t is not None), seen)
     name, pool = (record.name, record.pool) if record is not None else ("", row.pool)
-    return Wait(row.id, name, pool, submitted, until, row.start is not None, row.reason)
+    return Wait(
+        row.id,
+        name,
+        pool,
+        submitted,
+        until,
+        row.start is not None,
+        row.reason,
+        row.eligible,
+        _on_hold(row),
+    )
+
+
+def _on_hold(row: AccountedJob) -> bool:
+    """Return whether a run could not have been started yet, or never."""
+    # Of one that was cancelled, who did it has taken the place of what it waited for; Slurm's time
+    # is that of the submission wherever nothing held it up.
+    held_up = row.reason in _HOLDS or row.reason.startswith("cancelled by ")
+    return row.eligible is None and row.start is None and held_up
 
 
 def _wait_of(record: JobRecord, row: AccountedJob | None, seen: float) -> Wait:
@@ -73,5 +124,14 @@ def _wait_of(record: JobRecord, row: AccountedJob | None, seen: float) -> Wait:
         end = end if row.end is None else row.end
         reason = row.reason or reason
     until = next((t for t in (start, end) if t is not None), seen)
-    name = record.id or ""
-    return Wait(name, record.name, record.pool, submitted, until, start is not None, reason)
+    return Wait(
+        record.id or "",
+        record.name,
+        record.pool,
+        submitted,
+        until,
+        start is not None,
+        reason,
+        None if row is None else row.eligible,
+        row is not None and _on_hold(row),
+    )

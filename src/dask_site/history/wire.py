@@ -14,6 +14,7 @@ _MANY = {
     "workers": "worker",
     "spans": "span",
     "jobs": "job",
+    "scripts": "script",
     "usage": "usage",
     "samples": "usage",
     "errors": "error",

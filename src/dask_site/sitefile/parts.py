@@ -87,6 +87,14 @@ class History(Part):
         "or the URL of a PostgreSQL database, without a password.",
         examples=["sqlite", "postgresql+psycopg://dask@db.example.org/history"],
     )
+    journal: Annotated[Literal["auto", "wal", "delete"], fields.choice("auto", "wal", "delete")] = (
+        Field(
+            default="auto",
+            description="How SQLite writes: auto takes wal, or delete where the service's folder "
+            "is on a network file system, on which wal can't be used.",
+            examples=["auto"],
+        )
+    )
     socket: fields.Folder = Field(
         default="/run/dask-history/history.sock",
         description="Unix socket of the service, on each node on which it runs.",
@@ -117,7 +125,7 @@ class History(Part):
     )
     coordinators: dict[str, list[fields.Principal]] = Field(
         default={},
-        description="By account the users, and groups as @group, who see what it was charged.",
+        description="By account the users, and groups as @group, who see sums of its charges.",
         examples=[{"climate": ["alice", "@climate-leads"]}],
     )
     retention: Retention = Field(

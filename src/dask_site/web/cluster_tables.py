@@ -66,15 +66,29 @@ JOBS = (
     Column("pool", "pool", "name"),
     Column("state", "state", "name"),
     Column("submitted", "submitted (UTC)", "moment"),
-    Column("waited_s", "in the queue", "seconds"),
+    Column("eligible", "eligible (UTC)", "moment", "when it could have been started"),
+    Column("started", "started (UTC)", "moment"),
+    Column("ended", "ended (UTC)", "moment"),
+    Column("held_s", "held", "seconds", "before it could have been started"),
+    Column("waited_s", "in the queue", "seconds", "from when it could have been started"),
     Column("ran_s", "ran", "seconds"),
     Column("cores", "cores", "count"),
+    Column("cpu_s", "CPU used", "seconds", "of all its cores together"),
     Column("memory_bytes", "memory", "bytes"),
+    Column("max_rss_bytes", "most used", "bytes", "by one step on a node"),
+    Column("energy_j", "J", "number", "where it is measured"),
     Column("gpus", "GPUs", "count"),
     Column("walltime_s", "walltime", "seconds"),
     Column("node", "node", "name"),
     Column("exit_code", "exit", "name"),
     Column("reason", "reason", "name"),
+    Column("arguments", "arguments", "name", "of this job alone in its script"),
+    Column("script", "script", "name", "see Scripts"),
+)
+SCRIPTS = (
+    Column("script", "script", "name"),
+    Column("jobs", "jobs", "count"),
+    Column("text", "text", "code", "with @arguments@ for what is each job's own"),
 )
 ERRORS = (
     Column("exception", "exception", "name"),
@@ -106,6 +120,7 @@ def tables(history: ClusterHistory, ledger: Ledger, bill: Bill) -> dict[str, Cal
         "tasks": lambda: slow_table(history),
         "errors": lambda: error_table(history),
         "jobs": lambda: job_table(history),
+        "scripts": lambda: script_table(history),
         "workers": lambda: worker_table(history),
         "samples": lambda: sample_table(history),
     }
@@ -250,8 +265,15 @@ def _job(wait: Any, record: Any, held: Mapping[str, Allocation]) -> dict[str, An
         "pool": wait.pool,
         "state": state or (record.state if record else None),
         "submitted": wait.submitted,
+        "eligible": wait.eligible,
+        "started": wait.until if wait.started else None,
+        "ended": (row.end if row else None) or (record.ended if record else None),
+        "held_s": wait.held or None,
         "waited_s": wait.seconds,
         "ran_s": job.seconds if job and wait.started else None,
+        "cpu_s": row.cpu_seconds if row else None,
+        "max_rss_bytes": row.max_rss if row else None,
+        "energy_j": row.energy if row else None,
         "cores": job.cores if job else asked.cores if asked else None,
         "memory_bytes": (job.memory if job else asked.memory if asked else 0) or None,
         "gpus": (job.gpus if job else asked.gpus if asked else 0) or None,
@@ -259,7 +281,22 @@ def _job(wait: Any, record: Any, held: Mapping[str, Allocation]) -> dict[str, An
         "node": (row.nodes if row else "") or (record.node if record else ""),
         "exit_code": (row.exit_code if row else "") or (record.exit_code if record else ""),
         "reason": "" if wait.reason in {"None", "none", state} else wait.reason,
+        "arguments": record.arguments if record else "",
+        "script": record.script if record else None,
     }
+
+
+def script_table(history: ClusterHistory) -> Table:
+    """Return what the jobs were submitted with."""
+    rows = [
+        {
+            "script": script.id,
+            "jobs": sum(record.script == script.id for record in history.jobs),
+            "text": script.text,
+        }
+        for script in history.scripts
+    ]
+    return Table("scripts", "Scripts", SCRIPTS, rows, "No script was recorded.")
 
 
 def error_table(history: ClusterHistory) -> Table:

@@ -113,29 +113,58 @@ class ClustersPage(Page):
 
     async def get(self) -> None:
         """Answer."""
-        query, viewer = self.query, self.viewer
-        owner, account = await self.scope()
+        query = self.query
+        owner, account = await self.scope(
+            own=True
+        )  # an admin's own first page is his clusters, too
         store, first = self.context.store, lists.since(query)
-        if owner is None and account is None and not query.text("user"):
-            owner = viewer.uid  # an admin's own first page is his clusters, too
-        found = await self.aside(store.clusters, owner, first, None, lists.MOST, account)
-        chosen = lists.chosen(found, query)
+        last = lists.until(query)
+        found = await self.aside(store.clusters, owner, first, last, lists.MOST, account)
+        whole = len(found) < lists.MOST
         if query.text("format"):
+            if not whole:
+                found = await self._every(owner, first, last, account)
+            chosen = lists.chosen(found, query)
             await self.file(await self.aside(self._table, chosen, owner), "clusters")
             return
+        chosen = lists.chosen(found, query)
+        older = None if whole else lists.older(query, found)
         sums = await self.aside(store.sums, *last_days(_DAYS), ("pool",), owner, account)
-        self.page(await self.aside(self._made, query, chosen, owner, sums, bool(found)))
+        self.page(await self.aside(self._made, query, chosen, owner, sums, bool(found), older))
+
+    async def _every(
+        self, owner: int | None, first: float | None, last: float | None, account: str | None
+    ) -> list[Any]:
+        """Return all clusters that are asked for, not only those that a page looks at."""
+        found: dict[str, Any] = {}
+        for skip in range(0, lists.MOST_IN_FILE + 1, lists.MOST):
+            asked = (owner, first, last, lists.MOST, account, None, skip)
+            some = await self.aside(self.context.store.clusters, *asked)
+            for one in some:
+                found.setdefault(one.id, one)
+            if len(some) < lists.MOST:
+                return list(found.values())
+        why = f"These are more than {lists.MOST_IN_FILE} clusters: ask for those of fewer days."
+        raise RefusedError(400, why)
 
     def _table(self, chosen: list[Any], owner: int | None) -> Table:
         dashboards: dict[str, str] = {}
-        for one in [one for one in chosen if one.state == "running"][:10]:
+        viewer = self.viewer
+        full = [one for one in chosen if viewer.admin or one.owner == viewer.uid]
+        for one in [one for one in full if one.state == "running"][:10]:
             link = safe_link(self.context.store.load(one.id).cluster.dashboard)
             if link:
                 dashboards[one.id] = link
         return lists.cluster_list(chosen, dashboards, others=owner is None)
 
     def _made(
-        self, query: Query, chosen: list[Any], owner: int | None, sums: list[Sum], some: bool
+        self,
+        query: Query,
+        chosen: list[Any],
+        owner: int | None,
+        sums: list[Sum],
+        some: bool,
+        older: str | None,
     ) -> str:
         # Only those that are shown are looked at closely.
         sort = query.sort("clusters")
@@ -156,9 +185,16 @@ class ClustersPage(Page):
             len(chosen), sort, cards=True,
         )  # fmt: skip
         whose = "" if owner == self.viewer.uid else query.text("user") or query.text("account")
-        filtered = any(query.text(name) for name in ("name", "state", "pool", "since"))
+        filtered = any(query.text(name) for name in ("name", "state", "pool", "since", "until"))
         return lists.clusters_page(
-            self.frame, query, table, sums, overview.pools_of(sums), whose=whose, filtered=filtered
+            self.frame,
+            query,
+            table,
+            sums,
+            overview.pools_of(sums),
+            whose=whose,
+            filtered=filtered,
+            older=older,
         )
 
 
@@ -206,9 +242,10 @@ class WherePage(Page):
         """Answer."""
         query = self.query
         by = query.choice("by", overview.BY)
-        owner, account = await self.scope()
-        if not query.text("user") and account is None and by not in ("user", "account"):
-            owner = self.viewer.uid
+        owner, account = await self.scope(own=by not in ("user", "account"))
+        if by == "span" and owner != self.viewer.uid and not self.viewer.admin:
+            why = "Spans bear lines of code: those of others are shown to administrators only."
+            raise RefusedError(403, why)
         days = query.number("days", _DAYS, 1, 3660)
         table, more = await self.aside(self._found, by, owner, account, days)
         if query.text("format"):
@@ -285,7 +322,10 @@ class SitePage(Page):
                 sums["account"],
                 sums["pool"],
                 looking.unused(ask, now - _LIVE, account),
-                looking.shared_errors(ask, now - days * 86400, account),
+                # What is in them is for their users and for administrators.
+                looking.shared_errors(ask, now - days * 86400, account)
+                if self.viewer.admin
+                else [],
                 looking.owner_names(ask, [s.owner for s in sums["owner"] if s.owner is not None]),
             )
 

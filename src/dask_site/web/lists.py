@@ -15,8 +15,8 @@ from dask_site.web.query import Query
 from dask_site.web.rendering import render
 from dask_site.web.tables import Column, Table
 
-#: Clusters on a page, and among which names, states and pools are looked for.
-ROWS, MOST = 25, 1000
+#: Clusters on a page; among which names, states and pools are looked for; in a file.
+ROWS, MOST, MOST_IN_FILE = 25, 1000, 20_000
 STATES = ("any", "running", "finished", "ended otherwise", "with errors")
 COLUMNS = (
     Column("cluster", "cluster", "name"),
@@ -58,10 +58,32 @@ def _is(one: ClusterSummary, state: str) -> bool:
 
 def since(query: Query) -> float | None:
     """Return the moment from which clusters are asked for, None for all; bad days are none."""
+    return _day(query.text("since"))
+
+
+def until(query: Query) -> float | None:
+    """Return the moment until which clusters that are asked for began, None for all."""
+    last = _day(query.text("until"))
+    return None if last is None else last + 86400
+
+
+def _day(text: str) -> float | None:
     try:
-        return datetime.fromisoformat(query.text("since")).replace(tzinfo=UTC).timestamp()
+        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None
+
+
+def older(query: Query, found: Sequence[ClusterSummary]) -> str:
+    """Return the day until which those began that a page does not look at; empty if it does.
+
+    Of several that began on that day some are on both pages.
+    """
+    if len(found) < MOST:
+        return ""
+    day = f"{datetime.fromtimestamp(min(one.started for one in found), UTC):%Y-%m-%d}"
+    # Not once more the same, where one day has more than a page looks at.
+    return day if day != query.text("until") else ""
 
 
 def cluster_list(
@@ -137,6 +159,7 @@ def clusters_page(
     *,
     whose: str = "",
     filtered: bool = False,
+    older: str | None = None,
 ) -> str:
     """Return the page of clusters.
 
@@ -150,6 +173,8 @@ def clusters_page(
         That may be chosen.
     whose : str
         Of whom they are, where that isn't who looks.
+    older : str, optional
+        The day until which those began that are not looked at; None where all are.
     """
     bar = bars.of_books(sum((one.books for one in sums), Books()))
     return render(
@@ -162,4 +187,6 @@ def clusters_page(
         states=STATES,
         whose=whose,
         filtered=filtered,
+        most=MOST,
+        older=older,
     )

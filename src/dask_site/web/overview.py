@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 from dask_site.history.books import Books, Costs
 from dask_site.history.store.listing import Sum
 from dask_site.history.store.looking import SharedError, SpanSum, Unused
 from dask_site.history.titles import title
+from dask_site.history.totals import week_of
 from dask_site.web import bars, words
 from dask_site.web.frames import Frame
 from dask_site.web.query import Query
@@ -140,9 +141,8 @@ def span_table(found: Sequence[SpanSum]) -> Table:
 
 
 def by_week(one: Sum) -> str:
-    """Return the week of a sum by day, as its Monday."""
-    day = one.day or date(1970, 1, 1)
-    return f"{day - timedelta(days=day.weekday())}"
+    """Return the week of a sum by day, as the command line does: ``2026-W48``."""
+    return week_of(one.day or date(1970, 1, 1))
 
 
 def where_page(frame: Frame, query: Query, by: str, table: Table, **more: Any) -> str:
@@ -243,7 +243,12 @@ def unused_table(found: Sequence[Unused]) -> Table:
         for one in found
     ]
     return Table(
-        "unused", "Running and unused", _UNUSED, rows, "All that runs has tasks.", cards=True
+        "unused",
+        "Running and unused",
+        _UNUSED,
+        rows,
+        "All that runs has had tasks in the last ten minutes.",
+        cards=True,
     )
 
 

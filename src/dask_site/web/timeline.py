@@ -142,9 +142,10 @@ def _jobs(history: ClusterHistory) -> dict[str | None, list[_Job]]:
         asked = held.record.submitted if held.record else held.start
         if held.row is not None and held.row.submit is not None:
             asked = held.row.submit
+        could = max(asked, (held.row.eligible or 0.0) if held.row is not None else 0.0)
         state = held.state
         title = f"{held.job or held.name or 'worker'}: {words.length(held.seconds)}"
-        title += f", waited {words.length(max(0.0, held.start - asked))}" if held.job else ""
+        title += f", waited {words.length(max(0.0, held.start - could))}" if held.job else ""
         title += f", {state}" if state else ""
         bad = any(word in state.upper() for word in _BAD)
         found[held.pool].append(_Job(min(asked, held.start), held.start, held.end, title, bad))

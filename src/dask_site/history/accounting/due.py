@@ -11,7 +11,6 @@ from typing import TypeVar
 from dask_site.history.accounting.verdicts import over
 from dask_site.history.model import AccountedJob
 from dask_site.history.store.claims import Claim
-from dask_site.history.titles import MADE_UP
 
 _DAY = 86400.0
 #: Seconds after a cluster was last heard of until nothing more is asked about it: longer than
@@ -41,10 +40,9 @@ def number_of(job: str) -> str | None:
 
 def names_of(claim: Claim) -> list[str]:
     """Return the names of the jobs of a cluster with pools; none of other clusters."""
-    # Names that users give are not in their jobs' names.
-    if not MADE_UP.fullmatch(claim.name):
+    if not claim.label:
         return []
-    return [f"dask-{claim.name}-{pool}" for pool in sorted(claim.pools) if _POOL.fullmatch(pool)]
+    return [f"dask-{claim.label}-{pool}" for pool in sorted(claim.pools) if _POOL.fullmatch(pool)]
 
 
 class Diary:

@@ -165,7 +165,7 @@ class Accountant:
             if told.uid != owner.owner:
                 found.refused.add((owner.cluster, told.job.id))
                 continue
-            pool = told.name.removeprefix(f"dask-{owner.name}-")
+            pool = told.name.removeprefix(f"dask-{owner.label}-")
             found.rows[owner.cluster].append(replace(told.job, pool=pool))
         done = self._keep(found, claims, now)
         self._diary.named(claim.cluster for claim in asked)

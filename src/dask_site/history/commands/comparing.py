@@ -52,10 +52,12 @@ def where(by: str, days: int, as_json: bool, spool: Path | None, **asked: Any) -
     """Show where core-hours went in the last days."""
     from dask_site.history.books import PARTS, UNEXPLAINED
     from dask_site.history.tables import listing
-    from dask_site.history.totals import totals
+    from dask_site.history.totals import MOST_CLUSTERS, totals
 
     with asking(spool) as source:
         found = totals(source, by, days, *owner(**asked))
+        if by == "span":
+            say(f"Of the latest {MOST_CLUSTERS} clusters of these days at most.")
         if as_json:
             print_json([total.to_dict() for total in found])
             return

@@ -19,8 +19,10 @@ from dask_site.history.commands.common import (
 )
 from dask_site.people import name_of
 
-_WHAT = ("spans", "workers", "jobs", "samples", "ledger", "errors", "cost", "advice", "clusters")
-_MOST_CLUSTERS = 1000
+_WHAT = (
+    *("spans", "workers", "jobs", "scripts", "samples", "ledger", "errors", "cost", "advice"),
+    "clusters",
+)
 
 
 @command(
@@ -52,8 +54,7 @@ def export(path: Path, what: str, form: str | None, cluster: str, spool: Path | 
         wanted = "csv"
     with asking(spool) as source:
         if what == "clusters":
-            found = source.clusters(user=name_of(), most=_MOST_CLUSTERS)
-            sheet = sheets.clusters(found)
+            sheet = sheets.clusters(source.every(name_of()))
         else:
             sheet = sheets.sheet(source.cluster(cluster), what)
         content = files.encoded(sheet, wanted)
@@ -76,6 +77,7 @@ def forget(
 ) -> None:
     """Delete what is recorded of a cluster; it can't be brought back.
 
+    One that runs is not deleted: it would be recorded on, under a name that is not taken in again.
     The resource manager keeps its own accounting of the jobs.
     """
     if everything == (cluster is not None):

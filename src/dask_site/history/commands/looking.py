@@ -210,24 +210,43 @@ def cost(clusters: tuple[str, ...], as_json: bool, spool: Path | None) -> None:
             say(f"The site names no price for {whole.whole.unpriced:.3f} of these core-hours.")
 
 
-@command("dask-site history jobs", "dask-site history jobs 3f2a --json")
+@command(
+    "dask-site history jobs",
+    "dask-site history jobs 3f2a --json",
+    "dask-site history jobs 3f2a --script cpu-0",
+)
 @cluster_argument()
+@click.option("--script", metavar="JOB", help="Print what this job, by id or name, ran instead.")
 @as_json
 @spool
-def jobs(cluster: str, as_json: bool, spool: Path | None) -> None:
-    """Show the jobs of a cluster: how long they waited and ran, how they ended and why."""
+def jobs(cluster: str, script: str | None, as_json: bool, spool: Path | None) -> None:
+    """Show the jobs of a cluster: how long they waited and ran, how they ended and why.
+
+    What a job waited before it could have been started, for another job or for its time, is
+    `held`, not `waited`. In scripts, what is given to something named like a password is ***.
+    """
     from dask_site.history import sheets
     from dask_site.history.tables import duration, listing
 
     with asking(spool) as source:
         found = source.cluster(cluster)
+        if script is not None:
+            text = _script(found, script)
+            if as_json:
+                print_json({"job": script, "script": text})
+            else:
+                click.echo(text.rstrip("\n"))
+            return
         sheet = sheets.sheet(found, "jobs")
         if as_json:
             print_json(sheet.plain())
             return
         if not sheet.rows:
             kind = found.history.cluster.kind
-            say(f"No jobs are known of this cluster, a {kind}: only dask-site's record theirs.")
+            say(
+                f"No jobs are known of this cluster, a {kind}: clusters of dask-site and of "
+                "dask-jobqueue record theirs."
+            )
             return
 
         def length(name: str) -> Callable[[dict[str, Any]], str | None]:
@@ -237,6 +256,7 @@ def jobs(cluster: str, as_json: bool, spool: Path | None) -> None:
             "job": lambda row: row["job"],
             "pool": lambda row: row["pool"],
             "submitted": lambda row: moment(row["submitted"]),
+            "held ": lambda row: duration(row["held"]) if row["held"] else None,
             "waited ": length("waited"),
             "ran ": length("ran"),
             "of ": length("walltime"),
@@ -245,6 +265,34 @@ def jobs(cluster: str, as_json: bool, spool: Path | None) -> None:
             "reason": lambda row: row["reason"] if row["reason"] != row["state"] else None,
         }
         click.echo(listing(sheet.rows, columns, width()))
+
+
+def _script(found: Found, job: str) -> str:
+    """Return what a job was submitted with.
+
+    Raises
+    ------
+    SourceError
+        If there is no such job, or its script was not recorded.
+    """
+    from dask_site.calls import SourceError
+    from dask_site.history.scripts import whole
+    from dask_site.history.tables import multiline
+
+    texts = {script.id: script.text for script in found.history.scripts}
+    record = next((r for r in found.history.jobs if job in (r.id, r.name)), None)
+    if record is None:
+        some = ", ".join(r.name for r in found.history.jobs[:5]) or "none"
+        raise SourceError(
+            f"cluster {found.id[:8]} has no job {job!r}; its jobs: {some}; "
+            f"see: dask-site history jobs {found.id[:8]}"
+        )
+    if record.script not in texts:
+        raise SourceError(
+            f"the script of job {job} was not recorded: an older release has submitted it, or the "
+            "cluster has too many different ones"
+        )
+    return multiline(whole(texts[record.script or ""], record.arguments))
 
 
 @command("dask-site history advise", "dask-site history advise 3f2a --json")

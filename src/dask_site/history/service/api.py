@@ -12,6 +12,7 @@ from typing import Any
 from dask_site.history import wire
 from dask_site.history.service.requests import Handler, RefusedError
 from dask_site.history.service.sessions import COOKIE, SESSION_SECONDS
+from dask_site.history.store.failures import RunningError
 from dask_site.history.store.listing import ClusterSummary, Sum, last_days
 from dask_site.people import name_of
 from dask_site.services.access import uid_of
@@ -68,14 +69,21 @@ class ApiHandler(Handler):
             return given in {"1", "true", "yes"} if given else None
         raise RefusedError(400, f"{name} must be 1 or 0.")
 
-    async def scope(self) -> tuple[int | None, str | None]:
+    async def scope(self, *, own: bool = False) -> tuple[int | None, str | None]:
         """Return the user and the account that are asked about, as far as the caller may.
 
         A user alone is himself; an administrator asks about all unless he names one.
+
+        Parameters
+        ----------
+        own : bool
+            Who names nobody asks about himself, an administrator too.
         """
         viewer = self.viewer
         user = self.get_query_argument("user", "") or None
         account = self.get_query_argument("account", "") or None
+        if own and user is None and account is None:
+            return viewer.uid, None
         owner = None if user is None else await self.aside(uid_of, user)
         if user is not None and owner is None:
             raise RefusedError(404, "There is nothing of that user that you may see.")
@@ -108,7 +116,8 @@ class ApiHandler(Handler):
         Raises
         ------
         RefusedError
-            404 if there is none or it isn't for him; 400 if there are several.
+            404 if there is none or it isn't for him; 400 if there are several; 403 if he is the
+            coordinator of its account only, who sees sums.
         """
         viewer = self.viewer
         # What another has is not told apart from what is not there.
@@ -126,7 +135,15 @@ class ApiHandler(Handler):
         if len(chosen) != 1:
             some = ", ".join(name for name, _, _ in (mine or seen)[:5])
             raise RefusedError(400, f"Several clusters begin like this: {some}.")
-        return chosen[0][0], chosen[0][1]
+        name, owner, account = chosen[0]
+        if owner != viewer.uid and not viewer.admin:
+            # Lines of code, errors and scripts are its user's.
+            raise RefusedError(
+                403,
+                f"As a coordinator of {account} you see the sums of its clusters, not one in full: "
+                "its user and the administrators do.",
+            )
+        return name, owner
 
 
 class WhoAmI(ApiHandler):
@@ -159,14 +176,16 @@ class Clusters(ApiHandler):
             self.whole("most", 100, 1, _MOST),
             account,
             self.yes("live"),
+            self.whole("skip", 0, 0, 10**9 - 1),
         )
         self.send_json(await self.aside(_clusters_json, found))
 
     async def delete(self) -> None:
-        """Forget all of the caller's."""
+        """Forget all of the caller's but those that run."""
         viewer = self.viewer
         await self.noted("forget", clusters="all of the user's")
-        gone = await self.aside(self.context.store.forget, owner=viewer.uid)
+        store = self.context.store
+        gone = await self.aside(store.forget, owner=viewer.uid, running=False)
         self.answer({"forgotten": len(gone)})
 
 
@@ -189,10 +208,14 @@ class Cluster(ApiHandler):
         return json.dumps({"history": wire.to_dict(history), "tariff": tariff})
 
     async def delete(self, given: str) -> None:
-        """Forget it: only its owner may."""
+        """Forget it: only its owner may, and not while it runs."""
         name, owner = await self.cluster(given, own=True)
         await self.noted("forget", cluster=name)
-        gone = await self.aside(self.context.store.forget, name, owner=owner)
+        store = self.context.store
+        try:
+            gone = await self.aside(store.forget, name, owner=owner, running=False)
+        except RunningError as error:
+            raise RefusedError(409, str(error)) from None
         self.answer({"forgotten": len(gone)})
 
 

@@ -15,21 +15,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from dask_site.calls import ServiceDownError, Where
-from dask_site.history.costs import Tariff
 from dask_site.history.service import api, certificate
 from dask_site.history.service.context import Context
 from dask_site.history.service.lease import DatabaseLease, FileLease, Lease
 from dask_site.history.service.loops import Loops
 from dask_site.history.service.metrics import Metrics
+from dask_site.history.service.rates import rates
 from dask_site.history.service.requests import Nothing
 from dask_site.history.service.sessions import Sessions
 from dask_site.history.service.settings import Settings
-from dask_site.history.store.core import Store
 from dask_site.history.store.failures import StoreError
 from dask_site.people import name_of
 from dask_site.services import listening, systemd
@@ -40,7 +40,7 @@ from dask_site.web import routes
 from dask_site.whole import make_folder, write_whole
 
 logger = logging.getLogger("dask_site")
-_TRY, _CHECK = 2.0, 5.0
+_TRY, _CHECK, _RATES = 2.0, 5.0, 300.0
 _GRACE = 10.0
 _THREADS = 8
 
@@ -79,6 +79,7 @@ class Service:
         self._own_socket: tuple[int, int] | None = None
         self._stop = asyncio.Event()
         self._failed = ""
+        self._rated = True
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; return the exit status.
@@ -213,8 +214,12 @@ class Service:
         try:
             await self._wait_for(lease)
             await self._begin()
-            while await asyncio.to_thread(lease.held):
+            retry = time.monotonic() + _RATES
+            while await asyncio.to_thread(self._leads, lease):
                 await asyncio.sleep(_CHECK)
+                if not self._rated and time.monotonic() > retry:
+                    retry = time.monotonic() + _RATES
+                    await self._take_rates()
             self._failed = "Another may write now: the lease was lost. Stopping."
         except StoreError as error:
             self._failed = f"The history can't be opened: {error}"
@@ -230,6 +235,16 @@ class Service:
             self.context.writer = False
         self._stop.set()
 
+    def _leads(self, lease: Lease) -> bool:
+        if not lease.held():
+            return False
+        try:
+            return self.context.store.leads()
+        except SQLAlchemyError as error:
+            # The lease says so; and nothing is written without that number.
+            logger.warning("The history can't be asked now: %s", error)
+            return True
+
     async def _wait_for(self, lease: Lease) -> None:
         told = ""
         while not await asyncio.to_thread(self._taken, lease):
@@ -239,7 +254,7 @@ class Service:
                 logger.info("Standing by: %s writes", holder or "another node")
                 systemd.notify(f"STATUS=standing by, {holder or 'another node'} writes")
                 told = holder or "another node"
-            if not self.settings.in_file and self.context.opened is None:
+            if not self.settings.in_file:
                 await asyncio.to_thread(self._open_to_read)
             await asyncio.sleep(_TRY)
 
@@ -255,8 +270,11 @@ class Service:
 
     def _open_to_read(self) -> None:
         """Let a standby read PostgreSQL, once the writer has brought it to this release's form."""
-        with contextlib.suppress(StoreError):
-            self.context.opened = Store(self.settings.store, migrate=False)
+        context = self.context
+        with contextlib.suppress(StoreError, SQLAlchemyError):
+            if context.opened is None:
+                context.opened = self.settings.opened(migrate=False)
+            context.tariff = context.opened.tariff()  # the writer may have got new ones
 
     def _look_for_writer(self, holder: str) -> None:
         """Say where the writer is, by what it wrote itself; not that it is here, as it isn't."""
@@ -275,10 +293,11 @@ class Service:
         context, settings = self.context, self.settings
         if context.opened is not None:
             context.opened.close()
-        context.opened = await asyncio.to_thread(Store, settings.store)
-        context.tariff = await asyncio.to_thread(
-            _tariff, settings.state / "tariff.json", context.site
-        )
+        if settings.in_file:
+            logger.info("Journal of the store: %s", settings.journal_used)
+        context.opened = await asyncio.to_thread(settings.opened)
+        await asyncio.to_thread(context.opened.lead)
+        await self._take_rates()
         await asyncio.to_thread(context.sessions.load)
         context.writer = True
         self._loops = Loops(context, self._collect_every)
@@ -286,6 +305,12 @@ class Service:
         await asyncio.to_thread(self._announce)
         systemd.notify("STATUS=writing")
         logger.info("Writing to %s", settings.store)
+
+    async def _take_rates(self) -> None:
+        context, file = self.context, self.settings.state / "tariff.json"
+        context.tariff, self._rated = await asyncio.to_thread(
+            rates, context.store, file, context.site
+        )
 
     def _announce(self) -> None:
         """Say where the service is."""
@@ -310,22 +335,6 @@ def _check_account(state: Path) -> None:
             "account, with systemctl start dask-history"
         )
     logger.warning("The service runs as root, which it need not: give it an account")
-
-
-def _tariff(path: Path, site: Site) -> Tariff:
-    """Return the rates of all times; those of the site file hold from now on if they are new."""
-    try:
-        known = Tariff.from_list(json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        known = Tariff.of_site(site)
-    except ValueError as error:
-        raise StoreError(f"{path}: {error}; put back a copy, or remove it") from None
-    else:
-        known = known.with_site(site, time.time())
-    text = json.dumps(known.to_list(), indent=1) + "\n"
-    if not path.exists() or path.read_text() != text:
-        write_whole(path, text.encode(), 0o640)
-    return known
 
 
 async def _watchdog() -> None:

@@ -7,9 +7,12 @@ import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Literal
 
 from dask_site.dashboards.places import HISTORY, Places
 from dask_site.history.service.proxied import ACCOUNT, Proxy
+from dask_site.history.store.core import Store
+from dask_site.history.store.journals import Journal, journal_for
 from dask_site.history.store.upkeep import Retention
 from dask_site.services.hostname import hostname
 from dask_site.site import Site
@@ -46,6 +49,8 @@ class Settings:
         Whose addresses may read the metrics without being known.
     proxy : Proxy or None
         Behind which browsers see the pages with the login of dashboards, where the site has those.
+    journal : str
+        Of SQLite; ``auto``: what the file system of `state` allows.
     """
 
     state: Path
@@ -63,11 +68,21 @@ class Settings:
     made: bool
     metrics_from: tuple[IPv4Network | IPv6Network, ...]
     proxy: Proxy | None = None
+    journal: Literal["auto", "wal", "delete"] = "auto"
 
     @property
     def where(self) -> Path:
         """The file that says which node is the writer, and how to reach it."""
         return self.state / "where.json"
+
+    def opened(self, *, migrate: bool = True) -> Store:
+        """Open the store; see `Store`."""
+        return Store(self.store, journal=self.journal_used, migrate=migrate)
+
+    @property
+    def journal_used(self) -> Journal:
+        """The journal of a store in a file."""
+        return journal_for(self.state)[0] if self.journal == "auto" else self.journal
 
     @property
     def in_file(self) -> bool:
@@ -122,6 +137,7 @@ class Settings:
             made=own[0] is None,
             metrics_from=tuple(ip_network(each, strict=False) for each in history.metrics_from),
             proxy=_proxy(site, proxy_user),
+            journal=history.journal,
         )
 
 

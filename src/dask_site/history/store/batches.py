@@ -20,7 +20,7 @@ class Bounds:
     ----------
     clusters : int
         New ones in 24 hours.
-    workers, spans, prefixes, jobs, errors, pools : int
+    workers, spans, prefixes, jobs, scripts, errors, pools : int
         Rows of one cluster; prefixes over all of its spans.
     bytes_cluster, bytes_owner : int
         About how much one cluster, and all clusters of the user, may take here.
@@ -31,6 +31,7 @@ class Bounds:
     spans: int = 5000
     prefixes: int = 50_000
     jobs: int = 20_000
+    scripts: int = 200
     errors: int = 500
     pools: int = 50
     bytes_cluster: int = 32 * 1024**2
@@ -42,6 +43,7 @@ class Bounds:
             "n_workers": self.workers,
             "n_spans": self.spans,
             "n_jobs": self.jobs,
+            "n_scripts": self.scripts,
             "n_usage": self.pools,
             "n_errors": self.errors,
         }

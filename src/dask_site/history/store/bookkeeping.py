@@ -93,6 +93,12 @@ def move(conn: Connection, row: Mapping[Any, Any], account: str | None) -> None:
         rollup.add(conn, tables.ledger, _of_whom(books, row["owner"], account))
 
 
+def add(conn: Connection, row: Mapping[Any, Any]) -> None:
+    """Add a cluster to the sums, which it is not in."""
+    books = _of_cluster(conn, row["no"])
+    rollup.add(conn, tables.ledger, _of_whom(books, row["owner"], row["account"]))
+
+
 def changed(conn: Connection, no: int) -> None:
     """Note that the books of a cluster are to be closed again."""
     c = tables.clusters.c

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Table, select
 from dask_site.history.model import AccountedJob
 from dask_site.history.store import tables
 from dask_site.history.store.keys import parts
+from dask_site.history.titles import MADE_UP
 
 #: How ends of schedulers begin that signals told to end.
 SIGNAL = "SIG"
@@ -23,8 +24,8 @@ class Claim:
 
     Attributes
     ----------
-    cluster, name, kind : str
-        Its id, its name and its class.
+    cluster, label, kind : str
+        Its id, what stands in the names of its jobs, and its class.
     owner : int
         User number of who wrote its records.
     started, seen : float
@@ -43,7 +44,7 @@ class Claim:
     """
 
     cluster: str
-    name: str
+    label: str
     kind: str
     owner: int
     started: float
@@ -77,7 +78,7 @@ def claims(conn: Connection, heard: float, also: Collection[str] = ()) -> list[C
     """
     c, ends = tables.clusters.c, tables.ends
     query = select(
-        *(c.no, c.id, c.name, c.kind, c.owner, c.started, c.seen, c.heard, c.job),
+        *(c.no, c.id, c.name, c.label, c.kind, c.owner, c.started, c.seen, c.heard, c.job),
         ends.c.how.label("how"),
     ).outerjoin(ends, ends.c.cluster == c.no)
     rows = conn.execute(query.where(c.heard >= heard)).mappings().all()
@@ -88,7 +89,7 @@ def claims(conn: Connection, heard: float, also: Collection[str] = ()) -> list[C
     found = {int(row["no"]): _claim(row) for row in rows}
     for some_of in parts(list(found)):
         for no, job, pool in _of(conn, tables.jobs, some_of, "id", "pool"):
-            found[no].pools.add(pool)
+            found[no].pools.update({pool} - {""})
             if job:
                 found[no].jobs.add(job)
         for no, job in _of(conn, tables.workers, some_of, "job"):
@@ -103,7 +104,7 @@ def _claim(row: Any) -> Claim:
     own = row["job"] or None
     return Claim(
         cluster=row["id"],
-        name=row["name"] or "",
+        label=row["label"] or _made_up(row["name"] or ""),
         kind=row["kind"],
         owner=row["owner"],
         started=row["started"],
@@ -113,6 +114,11 @@ def _claim(row: Any) -> Claim:
         own=own,
         jobs={own} if own else set(),
     )
+
+
+def _made_up(name: str) -> str:
+    """Return what older records have instead of a label."""
+    return name if MADE_UP.fullmatch(name) else ""
 
 
 def _of(conn: Connection, table: Table, clusters: Collection[int], *names: str) -> Any:

@@ -10,12 +10,11 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Connection, func, select, text
 
 from dask_site.history.store import copies, listing, spools, tables, versions
 from dask_site.history.store.batches import Batch, Bounds, Mark, Taken
 from dask_site.history.store.engine import (
-    Journal,
     engine_for,
     file_of,
     plainly,
@@ -23,9 +22,11 @@ from dask_site.history.store.engine import (
     writing,
 )
 from dask_site.history.store.failures import StoreError
+from dask_site.history.store.journals import Journal
 from dask_site.history.store.listing import ClusterSummary, Sum
 
 if TYPE_CHECKING:
+    from dask_site.history.costs import Tariff
     from dask_site.history.daily import DayBooks
     from dask_site.history.model import AccountedJob, ClusterHistory
     from dask_site.history.records import Record
@@ -70,6 +71,7 @@ class Store:
         self._bounds = bounds or Bounds()
         self._engine = engine_for(url, journal, timeout)
         self._url = self._engine.url.render_as_string()
+        self._number: int | None = None
         with plainly(f"{self._url} can't be opened as a history"):
             (versions.upgrade if migrate else versions.check)(self._engine)
 
@@ -82,6 +84,38 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    # -- the one who writes ------------------------------------------------------------------
+
+    def lead(self) -> None:
+        """Make this the one that writes: from now on no other that was it before writes anything.
+
+        A store that never did this writes without asking.
+        """
+        from dask_site.history.store import writers
+
+        self._number = None
+        with self._writing() as conn:
+            number = writers.begin(conn)
+        self._number = number
+
+    def leads(self) -> bool:
+        """Say whether no other has become the one that writes since `lead`."""
+        from dask_site.history.store import writers
+
+        with reading(self._engine) as conn:
+            return self._number == writers.current(conn)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with writing(self._engine) as conn:
+            if self._number is not None:
+                from dask_site.history.store import writers
+
+                # Within the transaction: nobody can become the writer before it ends.
+                if writers.current(conn) != self._number:
+                    raise StoreError(f"{self._url}: another process has begun to write")
+            yield conn
 
     # -- taking in ---------------------------------------------------------------------------
 
@@ -116,12 +150,12 @@ class Store:
         from dask_site.history.store.taking import take
 
         moment = time.time() if now is None else now
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             return [take(conn, batch, self._bounds, moment) for batch in batches]
 
     def drop_marks(self, keys: Iterable[tuple[str, str, str]]) -> None:
         """Forget files that are there no more."""
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             spools.drop(conn, keys)
 
     def put_accounting(self, cluster: str, jobs: list[AccountedJob]) -> None:
@@ -136,7 +170,7 @@ class Store:
         """
         from dask_site.history.store import upkeep
 
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             upkeep.account(conn, cluster, jobs)
 
     def claims(self, heard: float, also: Collection[str] = ()) -> list[Claim]:
@@ -158,7 +192,7 @@ class Store:
         """Count what was not believed of a user; see `refusals`."""
         from dask_site.history.store import rollup
 
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             rollup.add(conn, tables.refusals, {(owner, reason): (count,)}, {"last": now})
 
     def end(self, cluster: str, how: str, t: float) -> None:
@@ -169,7 +203,7 @@ class Store:
         """
         from dask_site.history.store import upkeep
 
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             upkeep.end(conn, cluster, how, t)
 
     def silent(self, now: float, after: float) -> list[str]:
@@ -178,7 +212,7 @@ class Store:
 
         gone: list[str] = []
         while True:
-            with writing(self._engine) as conn:
+            with self._writing() as conn:
                 some = upkeep.silence(conn, now, after)
             gone += some
             if len(some) < upkeep.AT_ONCE:
@@ -206,9 +240,16 @@ class Store:
         """Keep the books of clusters, and all sums with them; see `bookkeeping.close`."""
         from dask_site.history.store import bookkeeping
 
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             for one, days in closed:
                 bookkeeping.close(conn, one, days, now)
+
+    def keep_tariff(self, tariff: Tariff) -> None:
+        """Keep the site's rates of all times."""
+        from dask_site.history.store import tariffs
+
+        with self._writing() as conn:
+            tariffs.keep(conn, tariff)
 
     def silenced(self, most: int) -> list[str]:
         """Return clusters that fell silent and of which nobody has said why, the latest first."""
@@ -249,10 +290,12 @@ class Store:
         limit: int = 100,
         account: str | None = None,
         live: bool | None = None,
+        skip: int = 0,
     ) -> list[ClusterSummary]:
         """Return clusters, those heard of last first; see `listing.clusters`."""
         with reading(self._engine) as conn:
-            return listing.clusters(_ask(conn), owner, since, until, limit, account, live)
+            ask = _ask(conn)
+            return listing.clusters(ask, owner, since, until, limit, account, live, skip)
 
     def find(
         self, prefix: str, owner: int | None = None, limit: int = 10
@@ -311,6 +354,13 @@ class Store:
         with reading(self._engine) as conn:
             yield _ask(conn)
 
+    def tariff(self) -> Tariff:
+        """Return the site's rates of all times; without any if none were kept yet."""
+        from dask_site.history.store import tariffs
+
+        with reading(self._engine) as conn:
+            return tariffs.load(conn)
+
     def owner_of(self, cluster: str) -> int | None:
         """Return the user number of whose cluster it is, None if it isn't there."""
         c = tables.clusters.c
@@ -335,12 +385,24 @@ class Store:
     # -- letting go --------------------------------------------------------------------------
 
     def forget(
-        self, cluster: str | None = None, *, owner: int | None = None, now: float | None = None
+        self,
+        cluster: str | None = None,
+        *,
+        owner: int | None = None,
+        running: bool = True,
+        now: float | None = None,
     ) -> list[str]:
         """Delete a cluster, or all of a user; return the ids. They are not taken in again.
 
+        Parameters
+        ----------
+        running : bool
+            Whether those that run go too; else, of all of a user, they stay.
+
         Raises
         ------
+        RunningError
+            If the one cluster runs, and shall not go then.
         ValueError
             Unless one of the two is given; with both, the cluster goes only if it is the user's.
         """
@@ -348,15 +410,14 @@ class Store:
 
         moment = time.time() if now is None else now
         c = tables.clusters.c
-        with writing(self._engine) as conn:
+        with self._writing() as conn:
             if cluster is not None:
                 which = c.id == cluster
-                return upkeep.forget(
-                    conn, which if owner is None else which & (c.owner == owner), moment
-                )
+                mine = which if owner is None else which & (c.owner == owner)
+                return upkeep.forget(conn, mine, moment, running=running)
             if owner is None:
                 raise ValueError("forget() needs a cluster, or owner=")
-            return upkeep.forget_owner(conn, owner, moment)
+            return upkeep.forget_owner(conn, owner, moment, running=running)
 
     def prune(self, retention: Retention | None = None, now: float | None = None) -> int:
         """Delete some of what is too old; return of how many clusters, 0 when nothing is left."""
@@ -365,7 +426,7 @@ class Store:
         kept = retention or upkeep.Retention()
         moment = time.time() if now is None else now
         for step in (upkeep.prune_clusters, upkeep.prune_samples):
-            with writing(self._engine) as conn:
+            with self._writing() as conn:
                 some = step(conn, kept, moment)
             if some:
                 return some

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from dask_site.history.store.failures import StoreError
+from dask_site.history.store.journals import Journal
 
-Journal = Literal["wal", "delete"]
 _WRITING = "dask_site_writing"
 _MIGRATING = "dask_site_migrating"
 _LOCK = 0x6461736B  # of PostgreSQL's advisory locks: "dask"

@@ -21,3 +21,7 @@ def other_version(where: str, version: str | None) -> StoreError:
         f"{where} is of version {version or 'none'}, this release reads {migrations.HEAD}: "
         "whoever may write to it brings it there by opening it with `Store`"
     )
+
+
+class RunningError(Exception):
+    """A cluster that runs is not deleted: it would be recorded again, and could not be."""

@@ -99,7 +99,7 @@ _CLUSTERS = (
     "SELECT c.no, c.id, c.name, c.kind, c.owner, o.name, c.account, c.program, c.started, c.seen,"
     " e.t, e.how, e.said, c.tasks, c.failed, c.closed FROM clusters c"
     " JOIN owners o ON o.uid = c.owner LEFT JOIN ends e ON e.cluster = c.no"
-    " {} ORDER BY c.latest DESC, c.no DESC LIMIT :limit"
+    " {} ORDER BY c.latest DESC, c.no DESC LIMIT :limit OFFSET :skip"
 )
 _BOOKS = (
     "SELECT cluster, pool, sum(allocated + 0.0), sum(cpu + 0.0), sum(money + 0.0),"
@@ -119,6 +119,7 @@ def clusters(
     limit: int = 100,
     account: str | None = None,
     live: bool | None = None,
+    skip: int = 0,
 ) -> list[ClusterSummary]:
     """Return clusters, those heard of last first.
 
@@ -134,6 +135,8 @@ def clusters(
         Only what was charged to it.
     live : bool, optional
         Only those that have not ended, or have.
+    skip : int
+        Leave out the first so many.
     """
     tests: dict[str, Any]
     tests = {"c.owner = :owner": owner, "c.latest >= :since": since, "c.started < :until": until}
@@ -142,6 +145,7 @@ def clusters(
     tests["e.how IS NOT NULL"] = None if live is None or live else True
     where = " AND ".join(test for test, value in tests.items() if value is not None)
     known = {"owner": owner, "since": since, "until": until, "limit": limit, "account": account}
+    known["skip"] = skip
     rows = ask(
         _CLUSTERS.format(f"WHERE {where}" if where else ""),
         {name: value for name, value in known.items() if value is not None},

@@ -54,6 +54,7 @@ class _Loading:
             errors=sorted(self._records("error"), key=lambda r: (-r.count, r.prefix)),
             end=self._end(),
             seen=row["seen"],
+            scripts=sorted(self._records("script"), key=lambda r: r.id),
             accounting=[AccountedJob(**json.loads(r["row"])) for r in self._rows(tables.accounted)],
         )
 

@@ -16,11 +16,13 @@ from dask_site.history.store.listing import Ask
 
 #: Spans of which sums by name are made; the latest count.
 MOST_SPANS = 20_000
+#: Seconds for which what runs has to be without a task to count as unused.
+UNUSED_AFTER = 600.0
 
 
 @dataclass(frozen=True)
 class Unused:
-    """A pool of a cluster that runs, in which no thread has a task now.
+    """A pool of a cluster that runs, in which no thread has had a task for a while.
 
     Attributes
     ----------
@@ -71,7 +73,13 @@ _UNUSED = (
     " u.workers, u.nthreads, u.total - u.busy FROM clusters c JOIN owners o ON o.uid = c.owner"
     " JOIN usage u ON u.cluster = c.no LEFT JOIN ends e ON e.cluster = c.no"
     " WHERE c.latest >= :since AND e.cluster IS NULL AND u.nthreads > 0 AND u.processing = 0"
-    " AND u.queued = 0{} ORDER BY u.total - u.busy DESC LIMIT :most"
+    " AND u.queued = 0"
+    # The pool was there and has not been busy since, and had nothing in between.
+    " AND EXISTS (SELECT 1 FROM samples s WHERE s.cluster = c.no AND s.pool = u.pool"
+    "  AND s.t <= u.t - :idle AND s.nthreads > 0 AND coalesce(s.busy, 0) >= u.busy - 0.01)"
+    " AND NOT EXISTS (SELECT 1 FROM samples s WHERE s.cluster = c.no AND s.pool = u.pool"
+    "  AND s.t > u.t - :idle AND s.processing + s.queued > 0)"
+    "{} ORDER BY u.total - u.busy DESC LIMIT :most"
 )
 _ERRORS = (
     "SELECT x.exception, min(x.prefix), count(DISTINCT c.owner), count(DISTINCT c.no),"
@@ -87,8 +95,12 @@ _SPANS = (
 
 
 def unused(ask: Ask, since: float, account: str | None = None, most: int = 50) -> list[Unused]:
-    """Return what runs and is not used, the most idle first, of clusters heard of since."""
-    rows = ask(*_of(_UNUSED, since, most, account=account))
+    """Return what runs and is not used, the most idle first, of clusters heard of since.
+
+    A pool counts that has had no task for `UNUSED_AFTER` at least.
+    """
+    sql, values = _of(_UNUSED, since, most, account=account)
+    rows = ask(sql, {**values, "idle": UNUSED_AFTER})
     return [Unused(*row) for row in rows]
 
 

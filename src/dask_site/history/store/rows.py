@@ -17,6 +17,7 @@ from dask_site.history.records import (
     ErrorRecord,
     JobRecord,
     Record,
+    ScriptRecord,
     SpanRecord,
     TrafficRecord,
     UsageRecord,
@@ -80,6 +81,7 @@ SHAPES = (
         ("total", "n_prefixes"),
     ),
     Shape(JobRecord, "job", tables.jobs, "name", "n_jobs"),
+    Shape(ScriptRecord, "script", tables.scripts, "id", "n_scripts"),
     Shape(UsageRecord, "usage", tables.usage, "pool", "n_usage", ("threads",)),
     Shape(TrafficRecord, "traffic", tables.traffic, "scope", "n_traffic", ("seconds", "sizes")),
     Shape(ErrorRecord, "error", tables.errors, "key", "n_errors", (), ("count",)),
@@ -94,7 +96,7 @@ _SAMPLED = tuple(
 def key_of(record: Record) -> str:
     """Return what tells the row of a record from others of its kind and cluster."""
     match record:
-        case WorkerRecord() | SpanRecord():
+        case WorkerRecord() | SpanRecord() | ScriptRecord():
             return record.id
         case JobRecord():
             return record.name
@@ -130,6 +132,8 @@ def row_of(shape: Shape, record: Record) -> Row:
         return row
     row[shape.key] = key_of(record)
     match record:
+        case JobRecord():
+            row["pool"] = row["pool"] or ""
         case SpanRecord():
             states = sum(sum(tasks.states.values()) for tasks in record.tasks.values())
             row["total"] = min(states, _MOST_TASKS)

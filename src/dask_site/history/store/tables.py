@@ -110,6 +110,7 @@ clusters = Table(
     _text("versions"),
     _num("interval"),
     _text("dashboard", needed=False),
+    _text("label"),
     # Added up over its rows, so that a list and the bounds need not look at them.
     _int("tasks"),
     _int("failed"),
@@ -118,6 +119,7 @@ clusters = Table(
     _int("n_spans"),
     _int("n_prefixes"),
     _int("n_jobs"),
+    _int("n_scripts"),
     _int("n_usage"),
     _int("n_errors"),
     _int("n_traffic"),
@@ -208,8 +210,12 @@ jobs = _of_cluster(
         _int("memory"),
         _int("gpus"),
         _num("walltime", needed=False),
+        _text("script", needed=False),
+        _text("arguments"),
     ),
 )
+
+scripts = _of_cluster("scripts", ("id",), _text("id"), *_record(_text("text")))
 
 _POOL_NOW = ("workers", "nthreads", "processing", "queued", "memory", "spilled", "peak", "limit")
 
@@ -275,6 +281,12 @@ ledger = _table(
     *(_int(name) for name in SUMS),
 )
 Index("ledger_owner", ledger.c.owner, ledger.c.day)
+
+#: The number of the process that writes: see `writers`.
+writers = _table("writers", _key("one", INT), _int("number"))
+
+#: The site's rates, as JSON by pool, and since when they hold: old work keeps its price.
+tariffs = _table("tariffs", _key("since", NUM), _text("pools"))
 
 #: Spool files, and how far they were taken in. Some file systems' inode numbers have 64 bits.
 files = _table(

@@ -10,6 +10,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from dask_site.history.store import bookkeeping, tables
 from dask_site.history.store.claims import SIGNAL
+from dask_site.history.store.failures import RunningError
+from dask_site.history.store.keys import parts
 from dask_site.history.store.rows import DAY, dumps
 from dask_site.history.store.series import FEW_SAMPLES, thin, width_of
 from dask_site.history.store.upserts import ignore, replace
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from dask_site.history.model import AccountedJob
 
 AT_ONCE = 100
+# Seconds without news after which a cluster counts as gone: recorders write at least each half
+# minute, or as seldom as they are told.
+_NEWS, _SELDOM = 120.0, 3600.0
 _THINNED, _GONE = 1, 2
 
 
@@ -40,21 +45,54 @@ class Retention:
     clusters: float = 180 * DAY
 
 
-def forget(conn: Connection, which: Any, now: float) -> list[str]:
-    """Delete clusters as if they had not been, and don't take them in again; return their ids."""
+def forget(conn: Connection, which: Any, now: float, *, running: bool = True) -> list[str]:
+    """Delete clusters as if they had not been, and don't take them in again; return their ids.
+
+    Raises
+    ------
+    RunningError
+        If one of them runs, and `running` does not say that they go nevertheless.
+    """
     rows = conn.execute(select(tables.clusters).where(which)).mappings().all()
+    live = [] if running else _running(conn, rows, now)
+    if live:
+        raise RunningError(
+            f"Cluster {live[0]['id']} is running, and would not be recorded any more: close it "
+            "first, or try again two minutes after it has ended."
+        )
     for row in rows:
         bookkeeping.move(conn, row, None)
     return _delete(conn, rows, now)
 
 
-def forget_owner(conn: Connection, owner: int, now: float) -> list[str]:
-    """Delete all of a user."""
-    gone = forget(conn, tables.clusters.c.owner == owner, now)
+def forget_owner(conn: Connection, owner: int, now: float, *, running: bool = True) -> list[str]:
+    """Delete all of a user; what runs only if `running` says so."""
+    c, owners = tables.clusters.c, tables.owners
+    rows = conn.execute(select(tables.clusters).where(c.owner == owner)).mappings().all()
+    kept = [] if running else _running(conn, rows, now)
+    stay = {row["no"] for row in kept}
+    gone = _delete(conn, [row for row in rows if row["no"] not in stay], now)
     for table in (tables.ledger, tables.refusals):
         conn.execute(delete(table).where(table.c.owner == owner))
-    conn.execute(delete(tables.owners).where(tables.owners.c.uid == owner))
+    for row in kept:
+        bookkeeping.add(conn, row)
+    if not kept:
+        conn.execute(delete(owners).where(owners.c.uid == owner))
     return gone
+
+
+def _running(
+    conn: Connection, rows: Sequence[Mapping[Any, Any]], now: float
+) -> list[Mapping[Any, Any]]:
+    """Return the clusters that have said something lately, and not that they ended."""
+    ends = tables.ends.c
+    lately = [
+        row for row in rows if row["heard"] > now - max(_NEWS, 2 * min(row["interval"], _SELDOM))
+    ]
+    over: set[int] = set()
+    for some in parts([row["no"] for row in lately]):
+        over.update(conn.execute(select(ends.cluster).where(ends.cluster.in_(some))).scalars())
+    return [row for row in lately if row["no"] not in over]
 
 
 def _delete(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: float) -> list[str]:
