@@ -9,7 +9,8 @@ from dask_site.history.store import tables
 
 def begin(conn: Connection) -> int:
     """Make the caller the writer; return its number, which is higher than all before."""
-    number = current(conn) + 1
+    found = conn.execute(select(tables.writers.c.number).with_for_update()).scalar()
+    number = int(found or 0) + 1
     if number == 1:
         conn.execute(insert(tables.writers), {"one": 1, "number": number})
     else:
@@ -18,6 +19,10 @@ def begin(conn: Connection) -> int:
 
 
 def current(conn: Connection) -> int:
-    """Return the number of the latest writer, 0 if there was none."""
-    found = conn.execute(select(tables.writers.c.number)).scalar()
+    """Return the number of the latest writer, 0 if there was none.
+
+    It stays that while the transaction lasts: SQLite has one that writes, PostgreSQL a shared lock.
+    """
+    query = select(tables.writers.c.number).with_for_update(read=True)
+    found = conn.execute(query).scalar()
     return 0 if found is None else int(found)
