@@ -2,12 +2,15 @@
 
 Both sides alternate, each run in a process of its own, with two workers of one thread and TLS:
 ours, and distributed's LocalCluster. Then, on ours: microseconds in which one change of a task's
-state is counted, and milliseconds of one look of the controller at 100,000 tasks.
+state is counted, and milliseconds of one look of the controller at 100,000 unfinished tasks of
+three kinds of graphs: few needs behind each other, 20 layers of which each task waits for 20, and
+barriers that wait for everything.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -86,19 +89,62 @@ async def counting(scheduler, keys):
     return min(times) / len(keys) / 4 * 1e6
 
 
-def ticking(tasks):
-    """Print the milliseconds of a tick with `tasks` unfinished tasks of different needs."""
-    from dask_site import Cluster, needs
+def needing(client, tasks):
+    """Submit work of which half waits, for what needs other pools."""
+    from dask_site import needs
 
+    each = tasks // 4
+    first = client.map(time.sleep, [1] * (2 * each), pure=False)
+    second = client.map(needs(gpu=1)(nothing), first[:each], pure=False)
+    third = client.map(needs(memory="1500MiB")(nothing), second, pure=False)
+    return first, second, third
+
+
+def layers(client, tasks):
+    """Submit 20 layers; each task waits for 20 of the layer before, by turns on three pools."""
+    from dask_site import needs
+
+    kinds = [gather, needs(gpu=1)(gather), needs(memory="1500MiB")(gather)]
+    wide = tasks // 20
+    graph = {("layer-a", i): (time.sleep, 600) for i in range(wide)}
+    names = [f"layer-{letter}" for letter in "abcdefghijklmnopqrst"]
+    for number, (before, name) in enumerate(itertools.pairwise(names)):
+        for i in range(wide):
+            inputs = [(before, (i + k) % wide) for k in range(20)]
+            graph[name, i] = (kinds[number % 3], *inputs)
+    return client.get(graph, [*graph], sync=False)
+
+
+def barriers(client, tasks):
+    """Submit barriers that all wait for all of the other tasks, and work behind each."""
+    from dask_site import needs
+
+    first = client.map(time.sleep, [600] * tasks, pure=False)
+    met = [client.submit(gather, first, pure=False) for _ in range(3)]
+    kinds = [nothing, needs(gpu=1)(nothing), needs(memory="1500MiB")(nothing)]
+    behind = [client.submit(kind, x, pure=False) for x in met for kind in kinds]
+    return first, met, behind
+
+
+def gather(*_):
+    return None
+
+
+def ticking(tasks, graph):
+    """Print the milliseconds of a tick with `tasks` unfinished tasks of one kind of graph."""
+    import dask
+    from distributed import futures_of
+
+    from dask_site import Cluster
+
+    # So short that no look ends early because what it looks at is beyond the horizon.
+    dask.config.set({"distributed.scheduler.unknown-task-duration": "1us"})
     with Cluster(SITE, dashboard=False) as cluster, cluster.get_client() as client:
         cluster.adapt(cpu=(2, 2), gpu=(0, 0), highmem=(0, 0))
         while len(cluster.scheduler.workers) < 2:
             time.sleep(0.2)
-        each = tasks // 4
-        first = client.map(time.sleep, [1] * (2 * each), pure=False)
-        second = client.map(needs(gpu=1)(nothing), first[:each], pure=False)
-        _third = client.map(needs(memory="1500MiB")(nothing), second, pure=False)
-        while len(cluster.scheduler.tasks) < tasks:
+        futures = futures_of(GRAPHS[graph](client, tasks))
+        while len(cluster.scheduler.tasks) < len(futures):
             time.sleep(0.2)
         time.sleep(3)
 
@@ -117,9 +163,17 @@ def ticking(tasks):
         print(json.dumps(found), flush=True)
 
 
-def child(side, tasks):
+GRAPHS = {"needing": needing, "layers": layers, "barriers": barriers}
+
+
+def all_ticking(tasks):
+    """Return what `ticking` printed for each kind of graph."""
+    return {graph: child("ticking", tasks, "--graph", graph) for graph in GRAPHS}
+
+
+def child(side, tasks, *more):
     done = subprocess.run(
-        [sys.executable, __file__, "--side", side, "--tasks", str(tasks)],
+        [sys.executable, __file__, "--side", side, "--tasks", str(tasks), *more],
         capture_output=True,
         text=True,
     )
@@ -134,18 +188,21 @@ def main():
     parser.add_argument("--tasks", type=int, default=100_000)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--side", choices=["plain", "ours", "ticking"])
+    parser.add_argument("--graph", choices=GRAPHS)
     given = parser.parse_args()
+    if given.side == "ticking" and given.graph:
+        ticking(given.tasks, given.graph)
+        return
     if given.side:
-        found = globals()[given.side](given.tasks)
-        if found:
-            print(json.dumps(found))
+        found = {"plain": plain, "ours": ours, "ticking": all_ticking}[given.side](given.tasks)
+        print(json.dumps(found))
         return
     rows = {"plain": [], "ours": []}
     for pair in range(given.pairs):
         for side in ("plain", "ours") if pair % 2 else ("ours", "plain"):
             rows[side].append(child(side, given.tasks))
             print(side, rows[side][-1], file=sys.stderr, flush=True)
-    tick = child("ticking", given.tasks)
+    ticks = all_ticking(given.tasks)
     figures = {}
     for kind in ("wall", "cpu"):
         ratios = [a[kind] / b[kind] for a, b in zip(rows["ours"], rows["plain"], strict=True)]
@@ -156,13 +213,14 @@ def main():
         )
     each = statistics.median(row["transition"] for row in rows["ours"])
     figures["counting one change of state"] = f"{each:.2f} us"
-    figures[f"tick with {tick['unfinished']} tasks"] = (
-        f"median {tick['tick']:.2f} ms, most {tick['most']:.2f} ms"
-    )
+    for graph, tick in ticks.items():
+        figures[f"tick with {tick['unfinished']} tasks, {graph}"] = (
+            f"median {tick['tick']:.2f} ms, most {tick['most']:.2f} ms"
+        )
     print(f"== {given.tasks} tasks that do nothing")
     for name, text in figures.items():
         print(f"   {name}: {text}")
-    print("FIGURES " + json.dumps({"overhead": {"rows": rows, "tick": tick}}))
+    print("FIGURES " + json.dumps({"overhead": {"rows": rows, "ticks": ticks}}))
 
 
 if __name__ == "__main__":

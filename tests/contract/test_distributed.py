@@ -11,13 +11,33 @@ import textwrap
 import distributed
 import distributed.utils
 import pytest
+from dask._task_spec import Task
 from distributed import Scheduler
-from distributed.scheduler import ALL_TASK_STATES, TaskPrefix, TaskState, WorkerState
-from distributed.shuffle._core import SchedulerShuffleState, ShuffleSpec, barrier_key, id_from_key
+from distributed.collections import HeapSet
+from distributed.core import AsyncTaskGroup, Server
+from distributed.exceptions import Reschedule
+from distributed.scheduler import (
+    ALL_TASK_STATES,
+    SchedulerState,
+    TaskPrefix,
+    TaskState,
+    WorkerState,
+)
+from distributed.shuffle._core import (
+    P2PBarrierTask,
+    SchedulerShuffleState,
+    ShuffleSpec,
+    barrier_key,
+    handle_transfer_errors,
+    id_from_key,
+)
+from distributed.shuffle._exceptions import ShuffleClosedError
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
 from dask_site import Site
-from dask_site.cluster.scheduler import PoolScheduler, PoolShufflePlugin
+from dask_site.cluster.jobs import job_class
+from dask_site.cluster.scheduler import PoolScheduler
+from dask_site.cluster.shuffles import PoolShufflePlugin
 
 SITE = Site.from_mapping(
     {
@@ -89,12 +109,53 @@ def test_losses_that_are_expected_blame_no_task():
 
 
 def test_the_shuffle_plugin_reads_the_barriers_restrictions():
-    """cluster/scheduler.py: PoolShufflePlugin."""
+    """cluster/shuffles.py: PoolShufflePlugin."""
     assert parameters(ShuffleSchedulerPlugin._calculate_worker_for) == ["self", "spec"], VERSION
     source = inspect.getsource(ShuffleSchedulerPlugin._calculate_worker_for)
     assert "barrier.worker_restrictions" in source, VERSION
     assert "id" in ShuffleSpec.__dataclass_fields__, VERSION
     assert id_from_key(barrier_key("x")) == "x", VERSION
+
+
+def test_tasks_enter_and_leave_the_queue():
+    """cluster/scheduler.py: PoolScheduler._lift puts a task where its new priority belongs."""
+    source = inspect.getsource(SchedulerState.__init__)
+    assert "self.queued = queued" in source, VERSION
+    assert {"discard", "add", "remove"} <= set(dir(HeapSet)), VERSION
+
+
+def test_work_in_the_background_ends_with_the_scheduler():
+    """cluster/scheduler.py: PoolScheduler.remove_orphans."""
+    assert parameters(AsyncTaskGroup.call_soon) == ["self", "afunc", "args", "kwargs"], VERSION
+    assert "self._ongoing_background_tasks = AsyncTaskGroup()" in inspect.getsource(Server), VERSION
+
+
+def test_a_shuffle_that_is_closed_has_its_tasks_run_again():
+    """cluster/shuffles.py: PoolShufflePlugin._refusal, whose answer must fail no task."""
+    with pytest.raises(Reschedule), handle_transfer_errors("x"):
+        raise ShuffleClosedError("waits")
+    source = inspect.getsource(ShuffleSchedulerPlugin)
+    assert '"shuffle_get_or_create": self.get_or_create' in source, VERSION
+    assert '"shuffle_restrict_task": self.restrict_task' in source, VERSION
+    assert parameters(ShuffleSchedulerPlugin.get_or_create)[1:] == ["shuffle_id", "key", "worker"]
+    assert parameters(ShuffleSchedulerPlugin.restrict_task)[1:] == ["id", "run_id", "key", "worker"]
+    assert parameters(ShuffleSchedulerPlugin._restart_shuffle)[1:] == [
+        "id",
+        "scheduler",
+        "stimulus_id",
+    ], VERSION
+    assert issubclass(P2PBarrierTask, Task), VERSION
+
+
+def test_a_job_script_ends_with_the_command_of_its_workers():
+    """cluster/jobs.py: _PrivateScript has it take the place of the shell."""
+    import dask_jobqueue
+
+    job = job_class("slurm")(
+        scheduler="tls://10.0.0.1:8786", name="x", cores=1, memory="1GiB", queue="q"
+    )
+    version = f"dask-jobqueue {dask_jobqueue.__version__}"
+    assert f"\n{job._command_template}" in job.job_script(), version
 
 
 def test_an_active_shuffle_knows_who_takes_part():

@@ -34,3 +34,10 @@ def count(x, folder):
     with open(os.path.join(folder, f"{x}-{time.time_ns()}"), "w"):
         pass
     return x
+
+
+def span(_, seconds=0.5):
+    """Return when this call began and ended."""
+    begun = time.time()
+    time.sleep(seconds)
+    return begun, time.time()

@@ -10,7 +10,7 @@ import dask
 import dask.array as da
 import pytest
 from click.testing import CliRunner
-from places import slow
+from places import here, slow
 
 from conftest import until
 from dask_site import Cluster, Site, needs, pool
@@ -97,6 +97,36 @@ def test_a_collection_that_is_not_submitted(cluster):
     assert lines_of(told)["1 GPU"] == {"not submitted": 16}
     assert told.tasks[0].needs == "nothing in particular"
     assert told.to_dict()["tasks"][0]["tasks"]["not submitted"] > 0
+
+
+def test_a_collection_that_is_computed_shows_its_inputs_too(cluster, client, gate):
+    first = [dask.delayed(wait_for, pure=False)(str(gate), n) for n in range(3)]
+    y = dask.delayed(on_a_gpu, pure=False)(first)
+    future = client.compute(y)
+
+    def unfinished():
+        told = lines_of(cluster.explain(y))
+        return sum(sum(states.values()) for states in told.values()), told.get("1 GPU")
+
+    assert until(lambda: unfinished() == (4, {"waiting": 1})), cluster.explain(y)
+    gate.touch()
+    future.result()
+
+
+def by_key(key):
+    return {"GPU": 1} if "lit" in str(key) else {}
+
+
+def test_resources_by_a_function_of_the_key(cluster, client, caplog):
+    work = dask.delayed(sorted)(
+        [dask.delayed(here)(dask_key_name="lit"), dask.delayed(here)(dask_key_name="dark")]
+    )
+    with dask.annotate(resources=by_key):
+        told = lines_of(cluster.explain(work))
+        found = client.compute(work).result()
+    assert told["1 GPU"] == {"not submitted": 1}
+    assert found.count("gpu") == 1
+    assert not [r.message for r in caplog.records if "went wrong" in r.message]
 
 
 def test_a_pool_without_workers_by_hand_is_a_reason(site):

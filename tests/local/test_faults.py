@@ -305,3 +305,22 @@ def test_a_task_of_a_module_that_workers_do_not_have_is_given_up_and_says_so(
     assert "upload_file" in said
     assert "3 workers" in said or "4 workers" in said
     assert client.submit(sum, [1, 2]).result() == 3
+
+
+@pytest.mark.slow
+def test_a_task_longer_than_its_walltime_goes_where_it_may_take_longer(wrecked, caplog):
+    pools = {name: dict(SITE["pools"][name]) for name in ("cpu", "highmem")}
+    pools["cpu"]["walltime"] = "00:00:15"
+    cluster, client = wrecked({"pools": pools}.items(), cpu=1)
+    future = client.submit(run_here, 25, pure=False)
+    assert until(cluster.scheduler.judge.troubles, 120)
+    (told,) = [r for r in cluster.explain(future).reasons if "cut off 2 times" in r]
+    assert told.endswith("It goes to pool 'highmem', which has no walltime.")
+    assert future.result(timeout=120) == "highmem"
+    assert [r.message for r in caplog.records if "cut off" in r.message] == [told]
+    assert not cluster.scheduler.judge.troubles()
+
+
+def run_here(seconds):
+    time.sleep(seconds)
+    return here()

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import xarray as xr
 from distributed import wait
-from places import devices, here, slow
+from places import devices, here, slow, span
 
-from dask_site import pool
+from conftest import SITE
+from dask_site import Cluster, Site, needs, pool
 
 
 def on_workers(client, collection):
@@ -201,3 +202,22 @@ def test_loose_restrictions_stay_off_exclusive_pools_too(client):
     """distributed runs such a task anywhere when none of its workers is there."""
     futures = client.map(here, range(20), pure=False, workers=["nobody"], allow_other_workers=True)
     assert "gpu" not in client.gather(futures)
+
+
+@pytest.fixture(scope="module")
+def wide(state_dir):
+    """A client of one worker with two threads."""
+    pools = {"wide": {"cores": 2, "memory": "512MiB"}}
+    mapping = {**SITE, "pools": pools, "default_pool": "wide", "escalate": []}
+    with Cluster(Site.from_mapping({**mapping, "state_dir": str(state_dir)})) as cluster:
+        cluster.scale(wide=1)
+        cluster.wait_for_workers(timeout=120)
+        with cluster.get_client() as client:
+            yield client
+
+
+@pytest.mark.parametrize(("memory", "at_once"), [("300MiB", 1), ("200MiB", 2)])
+def test_a_need_in_memory_limits_how_many_run_at_once_on_a_worker(wide, memory, at_once):
+    spans = wide.gather(wide.map(needs(memory=memory)(span), range(6), pure=False))
+    most = max(sum(begun <= start < end for begun, end in spans) for start, _ in spans)
+    assert most == at_once

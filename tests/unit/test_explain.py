@@ -45,8 +45,10 @@ class Stage:
         self.targets = dict.fromkeys(SITE.pools, 0)
         self.expected = {}
         self.gathering = set()
+        self.shuffles = {}
+        self.trouble = ""
         self.records = []
-        self.judge = SimpleNamespace(waiting=set(), events=deque())
+        self.judge = SimpleNamespace(waiting=set(), events=deque(), troubles=dict)
 
     def job(self, pool, state, **values):
         number = len(self.records) + 1
@@ -63,11 +65,13 @@ class Stage:
             rules=self.rules,
             expected=self.expected,
             gathering=self.gathering,
+            trouble=self.trouble,
             scaling=SimpleNamespace(targets=self.targets),
             horizon=60.0,
             waits=SimpleNamespace(expected=lambda pool: 20.0),
         )
-        scheduler = SimpleNamespace(judge=self.judge)
+        shuffles = SimpleNamespace(waiting=self.shuffles)
+        scheduler = SimpleNamespace(judge=self.judge, shuffles=shuffles)
         counted = {self.matcher.shape(needs): Counter(counts) for needs, counts in tasks}
         return Reasons(SITE, scheduler, fleet, controller).of(counted, keys)
 
@@ -113,6 +117,27 @@ def test_when_the_manager_expects_to_start_a_job(stage):
     stage.job("cpu", PENDING, reason="Resources", expected_start=start)
     (text,) = stage.of((ORDINARY, {READY: 3}))
     assert text.endswith(f"expects to start it at {start:%Y-%m-%d %H:%M:%SZ}, in 30 min.")
+
+
+def test_what_goes_wrong_for_good_is_told_first(stage):
+    stage.trouble = "KeyError: 'cpu'"
+    stage.job("cpu", PENDING)
+    first, _ = stage.of((ORDINARY, {READY: 3}))
+    assert first == (
+        "Pools don't follow the work, which goes wrong each time it is tried (KeyError: 'cpu'): "
+        "cluster.scale(...) sets them by hand."
+    )
+
+
+def test_a_shuffle_that_waits_for_a_worker(stage):
+    waits = SimpleNamespace(shape=stage.matcher.shape(ON_BIG), keys=("a", "b"))
+    stage.shuffles["x"] = waits
+    told = (
+        "A P2P shuffle waits for a worker of pool 'big-mem' that takes its output, which needs "
+        "pool 'big-mem'."
+    )
+    assert stage.of((ORDINARY, {READY: 2}), keys={"a"}) == [told]
+    assert told not in stage.of((ORDINARY, {READY: 2}), keys={"c"})
 
 
 def test_jobs_that_start(stage):

@@ -475,6 +475,71 @@ def test_bad_luck_before_a_worker_joined_is_no_failure_of_the_pool(play, caplog)
     assert caplog.text.count("Another one is asked for") == 2
 
 
+def test_jobs_that_have_ended_are_not_looked_through_again(play):
+    async def scene(fleet, manager):
+        fleet.submit(pools()["cpu"], 3)
+        await until(lambda: len(manager.jobs) == 3)
+        assert fleet.of("cpu") == fleet.records
+        manager.ends("1")
+        manager.ends("3")
+        await until(lambda: states(fleet).count("failed") == 2)
+        assert fleet.of("cpu") == [fleet.records[1]]
+        assert fleet._present["cpu"] == [fleet.records[1]]
+        assert len(fleet.records) == 3
+
+    play(scene)
+
+
+def join_and_end(fleet, manager, number, verdict="FAILED", computed=False):
+    """Have the job of a number run, its worker join, and both end."""
+    job, address = str(number + 1), f"tls://{number}"
+    manager.runs(job)
+    record = fleet.worker_joined(f"cpu-{number}", address, "c1")
+    if computed:
+        fleet.computed(record)
+    manager.ends(job, verdict)
+    fleet.worker_left(address)
+    return until(lambda: states(fleet).count("failed") == number + 1)
+
+
+def test_jobs_that_join_and_end_at_once_are_failures_of_the_pool(play, caplog):
+    async def scene(fleet, manager):
+        fleet.submit(pools()["cpu"], 8)
+        await until(lambda: len(manager.jobs) == 8)
+        for n in range(3):
+            await join_and_end(fleet, manager, n)
+            assert fleet.failures_in_a_row("cpu") == n + 1
+        assert all(record.counts for record in fleet.records[:3])
+        for n, verdict in enumerate(("PREEMPTED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY"), 3):
+            await join_and_end(fleet, manager, n, verdict)
+            assert fleet.failures_in_a_row("cpu") == 3
+        await join_and_end(fleet, manager, 7, computed=True)
+        assert fleet.failures_in_a_row("cpu") == 0
+        assert not fleet.records[7].counts
+
+    play(scene)
+    assert caplog.text.count("If the next ones end alike, the pool is paused.") == 3
+
+
+def test_a_job_that_lived_for_a_while_or_was_asked_to_go_is_no_failure(play):
+    async def scene(fleet, manager):
+        fleet.submit(pools()["cpu"], 2)
+        await until(lambda: len(manager.jobs) == 2)
+        manager.runs("1")
+        record = fleet.worker_joined("cpu-0", "tls://0", "c1")
+        record.joined_at -= timedelta(minutes=2)
+        manager.ends("1")
+        await until(lambda: states(fleet)[0] == "failed")
+        manager.runs("2")
+        ending = fleet.worker_joined("cpu-1", "tls://1", "c1")
+        await fleet.end([ending])
+        manager.ends("2")
+        await until(lambda: states(fleet)[1] == "ended")
+        assert fleet.failures_in_a_row("cpu") == 0
+
+    play(scene)
+
+
 def test_many_jobs_of_the_same_lot_are_told_briefly(play, caplog):
     async def scene(fleet, manager):
         fleet.submit(pools(submit="array")["cpu"], 200)
@@ -589,7 +654,37 @@ def test_a_site_with_smaller_arrays_gets_smaller_ones(play, caplog):
         manager.most = 300
         fleet.submit(pools(submit="array")["cpu"], 1000)
         await until(lambda: states(fleet) == ["pending"] * 1000)
-        assert [len(n) for n in manager.scripts if len(n) <= 300] == [250] * 4
+        assert [len(n) for n in manager.scripts] == [1000, 500, *[250] * 4]
+        # It is not tried again.
+        fleet.submit(pools(submit="array")["cpu"], 700)
+        await until(lambda: states(fleet) == ["pending"] * 1700)
+        assert sorted(len(n) for n in manager.scripts[6:]) == [200, 250, 250]
 
     play(scene)
     assert not caplog.records
+
+
+def test_a_site_without_arrays_gets_single_jobs(play, caplog):
+    async def scene(fleet, manager):
+        manager.most = 1
+        fleet.submit(pools(submit="array")["cpu"], 100)
+        await until(lambda: states(fleet) == ["pending"] * 100)
+        assert [len(n) for n in manager.scripts] == [100, 50, 25, 12, 6, 3, *[1] * 100]
+        fleet.submit(pools(submit="array")["cpu"], 20)
+        await until(lambda: states(fleet) == ["pending"] * 120)
+        assert len(manager.scripts) == 126
+
+    play(scene)
+    (warning,) = [record.message for record in caplog.records]
+    assert warning.endswith("leave `submit: array` out of the site file.")
+
+
+def test_another_refusal_is_none_of_the_array(play, caplog):
+    async def scene(fleet, manager):
+        manager.refuses = "sbatch: error: Unable to open file /home/a/array-jobs/x.sh"
+        fleet.submit(pools(submit="array")["cpu"], 100)
+        await until(lambda: states(fleet) == ["failed"] * 100)
+        assert len(manager.scripts) == 1
+        assert fleet._array_most == 1000
+
+    play(scene)

@@ -379,10 +379,10 @@ class Worker:
 class Bench:
     """A judge at work."""
 
-    def __init__(self, *keys, record=None):
+    def __init__(self, *keys, record=None, site=SITE):
         self.record = record
         self.scheduler = FakeScheduler(*keys)
-        self.judge = Judge(SITE, self.scheduler, lambda address: self.record)
+        self.judge = Judge(site, self.scheduler, lambda address: self.record)
 
     def lose(self, *keys, address="tls://w:1", **worker):
         ws = Worker(self.scheduler, *keys, address=address, **worker)
@@ -617,6 +617,100 @@ async def test_what_we_wanted_or_the_walltime_needs_no_inquiry(record):
     assert bench.scheduler.held == set()
     (event,) = bench.judge.events
     assert event.cause == PARDON
+
+
+def with_walltimes(**walltimes):
+    """Return a site with these walltimes by pool; None for a pool without one."""
+    pools = {}
+    for name, walltime in walltimes.items():
+        pools[name] = {"cores": 4, "memory": "8GiB", "exclusive": name == "special"}
+        if walltime:
+            pools[name]["walltime"] = walltime
+    return Site.from_mapping(
+        {
+            "schema": 1,
+            "name": "Centre",
+            "resource_manager": "local",
+            "default_pool": "cpu",
+            "pools": pools,
+        }
+    )
+
+
+LIMITED = with_walltimes(cpu="1h", same="1h", special="9h", long="4h", endless=None)
+
+
+def cut_off(bench, *keys):
+    """End a job at its walltime while it executes tasks, and let the judge act."""
+    bench.record = JobRecord("cpu-0", "cpu", state=CLOSING, time_up=True)
+    bench.lose(*keys, executing=keys)
+    return asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("restrictions", "pool"),
+    [({}, "long"), ({"MEMORY": GIB}, "long"), ({"pool:cpu": 1}, None), ({"pool:long": 1}, "long")],
+)
+def test_the_next_pool_with_a_longer_walltime_that_satisfies_a_need(restrictions, pool):
+    place = Place("cpu-0", "cpu", "n1", 8 * GIB)
+    court = Court(LIMITED, collections.Counter().__getitem__)
+    assert court.longer(suspect(restrictions=restrictions), place) == pool
+
+
+def test_a_pool_without_a_walltime_is_the_longest():
+    court = Court(LIMITED, collections.Counter().__getitem__)
+    assert court.longer(suspect(), Place("long-0", "long", "n1", 8 * GIB)) == "endless"
+    assert court.longer(suspect(), Place("endless-0", "endless", "n1", 8 * GIB)) is None
+
+
+@judged
+async def test_a_task_longer_than_its_walltime_moves_to_a_pool_with_a_longer_one(caplog):
+    bench = Bench("a", "b", site=LIMITED)
+    await cut_off(bench, "a")
+    assert bench.scheduler.tasks["a"].resource_restrictions is None
+    assert not caplog.records
+    bench.scheduler.tasks["a"].state = "processing"
+    await cut_off(bench, "a", "b")
+    assert bench.scheduler.tasks["a"].resource_restrictions == {"pool:long": 1}
+    assert bench.scheduler.tasks["b"].resource_restrictions is None
+    assert bench.scheduler.held == set()
+    (warning,) = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning == (
+        "Task 'a' was cut off 2 times by the end of its job: it seems to take longer than the "
+        "walltime of pool 'cpu', 01:00:00. It goes to pool 'long', where it may take 04:00:00."
+    )
+    assert bench.judge.troubles() == {"a": warning}
+
+
+@judged
+async def test_a_task_longer_than_every_walltime_goes_on_and_says_so_once(caplog):
+    bench = Bench("a", site=with_walltimes(cpu="1h", other="30m"))
+    for _ in range(5):
+        bench.scheduler.tasks["a"].state = "processing"
+        await cut_off(bench, "a")
+        assert ("let go", "a") in bench.scheduler.log or not bench.scheduler.held
+    assert not bench.scheduler.failed
+    assert bench.scheduler.held == set()
+    assert bench.scheduler.tasks["a"].resource_restrictions is None
+    (warning,) = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert "No pool that it may run on has a longer one, so it is tried again" in warning
+    assert "cut off 5 times" in bench.judge.troubles()["a"]
+    bench.scheduler.tasks["a"].state = "memory"
+    assert bench.judge.troubles() == {}
+
+
+@judged
+async def test_what_a_drained_worker_did_not_finish_is_noted():
+    """distributed expects workers that are retired, and so asks nobody about them."""
+    bench = Bench("a", site=LIMITED)
+    bench.record = JobRecord("cpu-0", "cpu", state=CLOSING)
+    ws = Worker(bench.scheduler, "a", executing=["a"])
+    bench.judge.worker_retired(ws)
+    assert not bench.judge.events
+    bench.record.time_up = True
+    bench.judge.worker_retired(ws)
+    (event,) = bench.judge.events
+    assert (event.keys, event.how) == (("a",), "is gone: its job reached the walltime")
 
 
 @judged

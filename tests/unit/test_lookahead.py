@@ -86,3 +86,30 @@ def test_where_nothing_is_there_yet_its_wait_comes_on_top():
 def test_a_graph_too_large_to_look_at_is_judged_by_the_work_that_is_left(rest, expected):
     barrier = Task(0.0, *[Task(1e-6) for _ in range(5000)])
     assert arrival([Task(5.0, barrier)], rest=rest)[0] == expected
+
+
+class Many(set):
+    """What a task waits for; counts what is looked at."""
+
+    looked_at = 0
+
+    def __iter__(self):
+        for one in super().__iter__():
+            Many.looked_at += 1
+            yield one
+
+
+def test_what_waits_for_very_much_costs_no_more_than_the_budget():
+    wide = [Task(0.0) for _ in range(20)]
+    inputs = [Task(1e-6) for _ in range(20_000)]
+    for barrier in wide:
+        barrier.waiting_on = Many(inputs)
+    ahead = look()
+    Many.looked_at = 0
+    for barrier in wide:
+        assert ahead.arrival(dict.fromkeys([barrier]), 100.0, 8.0)[0] == 8.0
+        behind = Task(1.0, barrier, Task(2.0))
+        assert ahead.arrival(dict.fromkeys([behind]), 100.0, 8.0)[0] == 8.0
+    assert Many.looked_at <= 2000
+    # Elsewhere it still looks.
+    assert ahead.arrival(dict.fromkeys([Task(1.0, Task(2.0))]), 100.0, 8.0)[0] == 2.0

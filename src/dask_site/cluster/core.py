@@ -593,7 +593,7 @@ class Cluster(DaskCluster):
             return self.sync(self._explainer.everything)  # type: ignore[no-any-return]
         keys = {future.key for future in futures_of(work)}
         graph = graph_of(work)
-        around = dict(dask.get_annotations().get("resources") or {})
+        around = dask.get_annotations().get("resources")
         return self.sync(self._explainer.work, keys, graph, around)  # type: ignore[no-any-return]
 
     def logs(

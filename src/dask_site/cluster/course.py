@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from dask_site.cluster import output, queue
 from dask_site.cluster.hints import pending_hint, start_hint
@@ -31,6 +31,8 @@ _SUSPENDED = "suspended by the resource manager"
 _NOT_OURS = frozenset({"TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "CANCELLED"})
 # Of these, what says nothing of how the next job would fare.
 _BAD_LUCK = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL"})
+# Seconds after its first worker joined in which a job that ends has hardly been in use.
+_SOON = 60.0
 
 
 class Course:
@@ -55,8 +57,10 @@ class Course:
         ended: Callable[[JobRecord, str, str], None],
         orphans: Callable[[list[str]], None],
     ) -> None:
-        #: Jobs of a pool that failed without ever joining since the last that joined.
+        #: Jobs of a pool that failed without ever joining since the last that joined, and those
+        #: that joined but ended at once since the last that computed something.
         self.failures: Counter[str] = Counter()
+        self.early_ends: Counter[str] = Counter()
         self._scheduler_address = scheduler_address
         self._output = output_of
         self._tell = ended
@@ -152,18 +156,25 @@ class Course:
         elif record.joined and not record.workers and entry.verdict == "COMPLETED":
             record.enter(ENDED, how)
         else:
+            record.finished = entry.ends or record.finished
             self._failed(record, entry.verdict, how)
         record.finished = entry.ends or record.finished
         self._gone(record, entry.verdict, entry.reason, list(record.workers))
 
     def _failed(self, record: JobRecord, verdict: str, how: str) -> None:
         when = "while it was in use" if record.joined else "before its worker joined"
-        if record.joined:
+        early = record.joined and self._is_early(record, verdict)
+        if early:
+            self.early_ends[record.pool] += 1
+            record.counts = True
+            hint = "It had computed nothing. If the next ones end alike, the pool is paused."
+        elif record.joined:
             hint = "What its workers held is computed again where it is needed."
         elif verdict in _BAD_LUCK:
             hint = "Another one is asked for if there is work for it."
         else:
             self.failures[record.pool] += 1
+            record.counts = True
             hint = "The next job of the pool would end alike: mend what its output tells first."
         said = ""
         if verdict not in _NOT_OURS and self._shown[record.pool] < _SHOWN:
@@ -177,6 +188,16 @@ class Course:
         record.advice = hint
         words = (sentence(str(record)), record.reason, hint)
         self._show(record, "%s %s\n%s", *words, kind=record.pool)
+
+    @staticmethod
+    def _is_early(record: JobRecord, verdict: str) -> bool:
+        """Say whether a job whose workers had joined ended at once, by itself."""
+        if record.computed or record.joined_at is None:
+            return False
+        if verdict in _NOT_OURS | {"OUT_OF_MEMORY"}:  # a task's doing, which moves on
+            return False
+        end = record.finished or datetime.now(UTC)
+        return (end - record.joined_at).total_seconds() < _SOON
 
     def _gone(self, record: JobRecord, verdict: str, reason: str, workers: list[str]) -> None:
         if record.state in {ENDED, FAILED}:

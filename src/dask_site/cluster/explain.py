@@ -25,6 +25,7 @@ from dask_site.cluster.reasons import (
     duration_text,
 )
 from dask_site.cluster.records import PENDING, SUBMITTING, Table
+from dask_site.placement.graph import Around
 from dask_site.placement.matching import Shape
 
 if TYPE_CHECKING:
@@ -223,14 +224,15 @@ class Explainer:
         return self._explained(tasks, seconds)
 
     async def work(
-        self, keys: Iterable[Any], graph: Mapping[Any, Any], around: dict[str, float]
+        self, keys: Iterable[Any], graph: Mapping[Any, Any], around: Around
     ) -> Explanation:
         """Explain the work behind some keys, and a graph that is not submitted yet."""
         tasks: dict[Shape, Counter[str]] = {}
         seconds: dict[Shape, float] = defaultdict(float)
         unfinished = set()
         executed = self._executed()
-        for ts in self._behind(keys):
+        # What is submitted of the graph too: its futures may be others than the collection's.
+        for ts in self._behind((*keys, *graph)):
             shape = self._shape(ts)
             queued = ts.state == "processing" and ts not in executed
             face = READY if queued else _FACES.get(ts.state, WAITING)
@@ -248,7 +250,8 @@ class Explainer:
 
     def _behind(self, keys: Iterable[Any]) -> Iterator[Any]:
         """Yield the tasks of some keys, and what is unfinished of what they depend on."""
-        stack = [ts for key in keys if (ts := self._scheduler.tasks.get(key)) is not None]
+        there = (self._scheduler.tasks.get(key) for key in keys)
+        stack = list({ts: None for ts in there if ts is not None})
         seen = set(stack)
         while stack:
             ts = stack.pop()

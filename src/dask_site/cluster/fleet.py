@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_site")
 
+_OVER = frozenset({ENDED, FAILED})
 _SUBMISSIONS_AT_ONCE = 8
-# Slurm takes 1001 elements by default (MaxArraySize), numbered from 0.
+# Slurm numbers elements from 0 to 1000 by default (MaxArraySize 1001).
 _ARRAY_MOST = 1000
 # Seconds that jobs get to end by themselves once their workers are closed, and in all.
 _CLOSING_GRACE, _CLOSING_PATIENCE = 12, 25
@@ -89,6 +90,7 @@ class Fleet:
         self._reaper = reaper
         self._pace = pace or Pace(queue.interval)
         self._inquiry = Inquiry(queue, job_names, self._pace)
+        self._present: dict[str, list[JobRecord]] = {}
         self._by_name: dict[str, JobRecord] = {}
         self._by_worker: dict[str, JobRecord] = {}
         self._numbers: Counter[str] = Counter()
@@ -99,6 +101,8 @@ class Fleet:
             self._tell_orphans,
         )
         self._elements: dict[str, set[str]] = {}
+        # The most elements of an array that the resource manager may take: less than it refused.
+        self._array_most = _ARRAY_MOST
         self._slots = asyncio.Semaphore(_SUBMISSIONS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -111,14 +115,24 @@ class Fleet:
 
     def of(self, pool: str) -> list[JobRecord]:
         """Return the live jobs of a pool."""
-        return [r for r in self.records if r.pool == pool and r.live]
+        return [r for r in self._not_over(pool) if r.live]
+
+    def _not_over(self, pool: str) -> list[JobRecord]:
+        """Return the jobs of a pool that have not ended; those that have are passed over for good.
+
+        Asked every second, this must not take longer the more jobs there have been.
+        """
+        kept = [r for r in self._present.get(pool, ()) if r.state not in _OVER]
+        self._present[pool] = kept
+        return kept
 
     def failures_in_a_row(self, pool: str) -> int:
-        """Return how many jobs of a pool failed without ever joining since the last that joined.
+        """Return how many jobs of a pool failed in a row.
 
-        Submissions that were refused count as well.
+        Without ever joining, since the last that joined; or soon after they had joined, since the
+        last that computed something. Submissions that were refused count as well.
         """
-        return self._course.failures[pool]
+        return self._course.failures[pool] + self._course.early_ends[pool]
 
     def job_of(self, address: str) -> JobRecord | None:
         """Return the job that brought a worker, also one that has left."""
@@ -135,8 +149,9 @@ class Fleet:
             for n in range(first, first + count)
         ]
         self.records += records
+        self._present.setdefault(pool.name, []).extend(records)
         self._by_name.update({record.name: record for record in records})
-        together = _ARRAY_MOST if pool.submit == "array" else 1
+        together = self._array_most if pool.submit == "array" else 1
         refused: list[Refusal] = []
         for n in range(0, count, together):
             self._spawn(self._submit(pool, records[n : n + together], refused))
@@ -151,18 +166,53 @@ class Fleet:
             if not records:
                 return
             numbers = [int(record.name.rpartition("-")[2]) for record in records]
-            answer = refused[0] if refused else await submit(self._factory, pool, numbers)
-        if isinstance(answer, str):
+            spanned = numbers[-1] - numbers[0] + 1
+            # Others may have found out meanwhile that it takes only smaller ones.
+            fits = len(records) == 1 or spanned <= self._array_most
+            if fits:
+                answer = refused[0] if refused else await submit(self._factory, pool, numbers)
+        if not fits:
+            await self._submit_in_parts(pool, records, refused)
+        elif isinstance(answer, str):
             self._submitted(answer, numbers, records)
             await self._cancel([r for r in records if r.state == CLOSING])
             self._changed()
         elif len(records) > 1 and answer.of_array:
-            middle = len(records) // 2
-            for half in (records[:middle], records[middle:]):
-                await self._submit(pool, half, refused)
+            self._take_smaller(pool, spanned)
+            await self._submit_in_parts(pool, records, refused)
         else:
             self._refuse(records, answer, known=bool(refused))
             refused.append(answer)
+
+    def _take_smaller(self, pool: Pool, refused: int) -> None:
+        """Note that the resource manager refuses arrays of so many elements."""
+        self._array_most = min(self._array_most, refused // 2)
+        if self._array_most == 1:
+            logger.warning(
+                "The resource manager takes no arrays, so the jobs of pool %r are submitted one "
+                "by one: leave `submit: array` out of the site file.",
+                pool.name,
+            )
+
+    async def _submit_in_parts(
+        self, pool: Pool, records: list[JobRecord], refused: list[Refusal]
+    ) -> None:
+        """Submit jobs as arrays of the size that may be taken: one, and if it is, the others."""
+        first, *_ = self._parts(records)
+        await self._submit(pool, first, refused)
+        others = self._parts(records[len(first) :])
+        await asyncio.gather(*(self._submit(pool, part, refused) for part in others))
+
+    def _parts(self, records: list[JobRecord]) -> list[list[JobRecord]]:
+        parts: list[list[JobRecord]] = []
+        end = -1
+        for record in records:
+            number = int(record.name.rpartition("-")[2])
+            if number >= end:
+                end = number + self._array_most
+                parts.append([])
+            parts[-1].append(record)
+        return parts
 
     def _submitted(self, job_id: str, numbers: list[int], records: list[JobRecord]) -> None:
         self._reaper.watch(job_id)
@@ -179,6 +229,7 @@ class Fleet:
         for record in records:
             record.enter(FAILED, refusal.what)
             record.advice = refusal.advice
+            record.counts = True
         # It may have been taken nevertheless: look, twice, whether there is a job that we don't
         # know of.
         self._doubts_until = self._inquiry.answers + 2
@@ -214,6 +265,11 @@ class Fleet:
             record.enter(RUNNING if len(record.workers) >= record.processes else STARTING)
         self._changed()
         return record
+
+    def computed(self, record: JobRecord) -> None:
+        """Note that a job has computed its first task: such jobs work."""
+        record.computed = True
+        self._course.early_ends[record.pool] = 0
 
     def worker_left(self, address: str) -> None:
         """Note that a worker is gone; the queue tells why."""
@@ -341,7 +397,7 @@ class Fleet:
         return self._pace.wait(urgent=bool(self._strange or self._doubtful or not settled))
 
     def _deserted(self) -> list[JobRecord]:
-        return [r for r in self.records if r.state == STARTING and r.joined and not r.workers]
+        return [r for r in self._unfinished() if r.state == STARTING and r.joined and not r.workers]
 
     async def _give_up(self) -> None:
         """Where the manager can't be asked: end jobs whose workers left and did not come back."""
@@ -365,7 +421,7 @@ class Fleet:
         return self._inquiry.answers < self._doubts_until
 
     def _unfinished(self) -> list[JobRecord]:
-        return [r for r in self.records if r.job_id and (r.live or r.state == CLOSING)]
+        return [r for pool in [*self._present] for r in self._not_over(pool) if r.job_id]
 
     async def look(self) -> None:
         """Take over what the resource manager says of all jobs, if it may be asked now."""

@@ -54,8 +54,10 @@ class Reasons:
         """
         concerned = {name for shape in tasks for name in shape.slots}
         pools = [p for p in self._site.pools.values() if p.name in concerned or not tasks]
-        reasons = [reason for pool in pools for reason in self._of_failures(pool)]
+        reasons = [*self._of_trouble()]
+        reasons += [reason for pool in pools for reason in self._of_failures(pool)]
         reasons += [r for shape, counted in tasks.items() for r in self._of_shape(shape, counted)]
+        reasons += self._of_shuffles(keys)
         reasons += [reason for pool in pools for reason in self._of_jobs(pool)]
         reasons += self._of_losses(keys)
         ready = sum(counted[READY] for counted in tasks.values())
@@ -65,6 +67,13 @@ class Reasons:
         return reasons
 
     # -- pools and their jobs ----------------------------------------------------------------
+
+    def _of_trouble(self) -> Iterator[str]:
+        if self._controller.trouble:
+            yield (
+                "Pools don't follow the work, which goes wrong each time it is tried "
+                f"({self._controller.trouble}): cluster.scale(...) sets them by hand."
+            )
 
     def _of_failures(self, pool: Pool) -> Iterator[str]:
         rules = self._controller.rules[pool.name]
@@ -183,6 +192,16 @@ class Reasons:
             )
         yield f"{task_count(counted[WAITING])}{need} {when}: {what}."
 
+    def _of_shuffles(self, keys: Collection[Any] | None) -> Iterator[str]:
+        waiting = self._scheduler.shuffles.waiting.values()
+        concerned = [w for w in waiting if keys is None or not set(keys).isdisjoint(w.keys)]
+        for shape in {waits.shape: None for waits in concerned}:
+            pools = " or ".join(map(repr, shape.slots))
+            yield (
+                f"A P2P shuffle waits for a worker of pool {pools} that takes its output, which "
+                f"needs {shape}."
+            )
+
     # -- lost workers ------------------------------------------------------------------------
 
     def _of_losses(self, keys: Collection[Any] | None) -> Iterator[str]:
@@ -196,6 +215,9 @@ class Reasons:
                 f"{task_count(len(held))} of {its} held until it is known what they died of: a "
                 "second or two, 20 s at most."
             )
+        troubles = judge.troubles()
+        for key in troubles if keys is None else troubles.keys() & set(keys):
+            yield troubles[key]
         now = datetime.now(UTC)
         events = [
             event

@@ -58,6 +58,12 @@ class JobRecord:
         of those that have left.
     walltime : timedelta or None
         How long it may run.
+    computed : bool
+        Whether its workers ever finished a task.
+    counts : bool
+        Whether its end counts as a failure of its pool.
+    time_up : bool
+        Whether it is ended by us because its walltime is nearly over.
     deadline : datetime or None
         When the manager ends it; None until it has started, and where nothing limits it.
     """
@@ -78,6 +84,9 @@ class JobRecord:
     finished: datetime | None = field(default=None, repr=False)
     walltime: timedelta | None = field(default=None, repr=False)
     deadline: datetime | None = field(default=None, repr=False)
+    computed: bool = field(default=False, repr=False)
+    counts: bool = field(default=False, repr=False)
+    time_up: bool = field(default=False, repr=False)
     restarts: int = field(default=0, repr=False)
     spent: float = field(default=0.0, repr=False)
     workers: dict[str, str] = field(default_factory=dict, repr=False)

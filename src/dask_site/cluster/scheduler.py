@@ -1,6 +1,8 @@
-"""Dask's scheduler with pools. What touches distributed's internals stands here, and only here.
+"""Dask's scheduler with pools: what is changed of distributed's own.
 
-`tests/contract/test_distributed.py` holds each of these internals against the installed version.
+Its private methods and attributes are used here and in `dask_site.cluster.shuffles`; what else is
+not quite public (the state of tasks and workers, the structure of graphs, nannies) is read where
+it is needed. `tests/contract` holds all of it against the installed version.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from dask.utils import key_split, parse_timedelta
 from distributed import Scheduler, SchedulerPlugin
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS
-from distributed.shuffle._core import barrier_key
-from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
+from dask_site.cluster.guard import guarded, nothing, switch_off
 from dask_site.cluster.resources import pool_of_resource, pool_resource
+from dask_site.cluster.shuffles import PoolShufflePlugin
 from dask_site.cluster.summary import Summary
 from dask_site.dashboards import serving
 from dask_site.dashboards.places import Places
@@ -29,6 +31,7 @@ from dask_site.placement.matching import Matcher, NeedError, Restrictions
 from dask_site.scaling.demand import Demand
 
 if TYPE_CHECKING:
+    from dask_site.cluster.records import JobRecord
     from dask_site.faults.judge import Judge
     from dask_site.site import Site
 
@@ -52,6 +55,9 @@ _UNFINISHED = frozenset({"waiting", "queued", "no-worker", "processing"})
 _MOST_REFUSED = 10_000
 # Between what nobody gave a priority and the least that a user gives.
 _FIRST = 0.5
+_UNCOUNTED = (
+    "work is not counted any more, so pools can't follow it: cluster.scale(...) sets them by hand"
+)
 
 
 class PoolScheduler(Scheduler):
@@ -137,6 +143,10 @@ class PoolScheduler(Scheduler):
 
     # -- where tasks may run -----------------------------------------------------------------
 
+    @guarded(
+        Scheduler.valid_workers,
+        "ordinary tasks may run on exclusive workers too, and held ones are not held any more",
+    )
     def valid_workers(self, ts: Any) -> set[Any] | None:
         """Return the workers that may run a task; None stands for all (as in distributed)."""
         if self._held and ts.key in self._held:
@@ -164,14 +174,18 @@ class PoolScheduler(Scheduler):
         return workers
 
     def _look_up(self, restrictions: Mapping[str, float]) -> set[Any]:
-        slots = self.matcher.shape(restrictions).slots
-        found = set()
-        for ws in self.running:
-            if all(ws.resources.get(name, 0) >= amount for name, amount in restrictions.items()):
-                pool = _pool_of(ws)
-                if pool is None or pool in slots:
-                    found.add(ws)
-        return found
+        return {ws for ws in self.running if self.offers(ws, restrictions)}
+
+    def offers(self, ws: Any, restrictions: Mapping[str, float]) -> bool:
+        """Say whether a worker, be it paused, is one for tasks with these restrictions."""
+        if any(ws.resources.get(name, 0) < amount for name, amount in restrictions.items()):
+            return False
+        pool = _pool_of(ws)
+        return pool is None or pool in self.matcher.shape(restrictions).slots
+
+    def is_held(self, ts: Any) -> bool:
+        """Say whether a task is kept from running, see `hold`."""
+        return ts.key in self._held
 
     def _refresh_places(self) -> None:
         as_of = (self._epoch, len(self.running))
@@ -224,22 +238,28 @@ class PoolScheduler(Scheduler):
 
     def decide_worker_non_rootish(self, ts: Any) -> Any:
         """Look first whether the inputs of a task fit where it would go."""
+        return None if self._must_stay(ts) else super().decide_worker_non_rootish(ts)
+
+    @guarded(nothing, "tasks may be sent to workers that are too small for their inputs")
+    def _must_stay(self, ts: Any) -> bool:
+        """Say whether a task has to wait, though distributed would take any worker."""
         if ts.dependencies and not ts.worker_restrictions and not ts.actor:
             inputs = ts.get_nbytes_deps()
             if inputs > self._small_inputs:
                 self._make_room_for(ts, inputs)
-        if ts.loose_restrictions and (valid := self.valid_workers(ts)) is not None and not valid:
-            # distributed would take any worker, though it were held or lacked what it needs.
-            return None
-        return super().decide_worker_non_rootish(ts)
+        # Were it held, or lacked every worker what it needs, it would go to one all the same.
+        return bool(
+            ts.loose_restrictions and (valid := self.valid_workers(ts)) is not None and not valid
+        )
 
     def _make_room_for(self, ts: Any, inputs: int) -> None:
-        before = ts.resource_restrictions
-        wanted = self.matcher.with_memory(before or {}, int(inputs / _INPUTS_SHARE))
+        have = ts.resource_restrictions or {}
+        wanted = self.matcher.with_memory(have, int(inputs / _INPUTS_SHARE))
         if wanted is not None:
-            ts.resource_restrictions = wanted
-            self.demand.restricted(ts, before)
+            self.set_need(ts, wanted)
+            self.shuffles.follow(ts)
 
+    @guarded(Scheduler.is_rootish, "a task that was lost with a worker may run again at once")
     def is_rootish(self, ts: Any) -> bool:
         """Keep a held task out of the queue of root tasks, which asks nobody where it may run."""
         return not (self._held and ts.key in self._held) and bool(super().is_rootish(ts))
@@ -247,23 +267,33 @@ class PoolScheduler(Scheduler):
     def check_idle_saturated(self, ws: Any, occ: float = -1.0) -> None:
         """Keep queued root tasks off exclusive workers and off those that end soon."""
         super().check_idle_saturated(ws, occ)
+        self._keep_queue_off(ws)
+
+    @guarded(nothing, "ordinary tasks may run on exclusive workers, and on those that end soon")
+    def _keep_queue_off(self, ws: Any) -> None:
         if ws in self._exclusive_workers or ws in self._not_for_root_tasks:
             self.idle_task_count.discard(ws)
 
     def add_resources(self, worker: str, resources: dict[str, float] | None = None) -> Any:
         """Note an exclusive worker: its resources tell its pool."""
         result = super().add_resources(worker=worker, resources=resources)
-        ws = self.workers[worker]
         self._epoch += 1
+        self._note(self.workers[worker])
+        return result
+
+    @guarded(nothing, "workers of exclusive pools that come now may get ordinary tasks")
+    def _note(self, ws: Any) -> None:
         if not self._exclusive.isdisjoint(ws.resources):
             self._exclusive_workers.add(ws)
-        return result
 
     def remove_resources(self, worker: str) -> None:
         """Forget a worker that leaves."""
         super().remove_resources(worker)
-        ws = self.workers[worker]
         self._epoch += 1
+        self._forget(self.workers[worker])
+
+    @guarded(nothing, "what is known of workers that have left takes memory")
+    def _forget(self, ws: Any) -> None:
         self._exclusive_workers.discard(ws)
         self._not_for_root_tasks.discard(ws)
         self._ending.pop(ws, None)
@@ -286,6 +316,7 @@ class PoolScheduler(Scheduler):
         around = (global_annotations or {}).get("resources")
         try:
             parts = self.placer.place(dsk, annotations_by_type["resources"], around)
+            around = None if callable(around) else around  # else it has been asked for each key
             by_key = [v for kind, v in annotations_by_type.items() if kind != "resources"]
             for values in (*by_key, kwargs["ordered"], kwargs["user_priority"]):
                 inherit(parts, values)
@@ -425,9 +456,15 @@ class PoolScheduler(Scheduler):
         if given_back:
             self.transitions(given_back, _stimulus("take-back"))
 
+    @property
+    def shuffles(self) -> PoolShufflePlugin:
+        """What is known of P2P shuffles."""
+        plugin: PoolShufflePlugin = self.extensions["shuffle"]
+        return plugin
+
     def in_shuffle(self, ws: Any) -> bool:
         """Say whether a worker takes part in a P2P shuffle: without it, that begins anew."""
-        active = self.extensions["shuffle"].active_shuffles
+        active = self.shuffles.active_shuffles
         return any(ws.address in shuffle.participating_workers for shuffle in active.values())
 
     async def scatter(
@@ -464,11 +501,11 @@ class PoolScheduler(Scheduler):
         self, address: str, *, stimulus_id: str, expected: bool = False, close: bool = True
     ) -> Any:
         """Have the judge look at what a lost worker did, instead of counting all of it guilty."""
-        if self.judge is not None and not expected:
+        if self.judge is not None:
             ws = self.workers.get(self.coerce_address(address))
             if ws is not None and ws.processing:
                 try:
-                    self.judge.worker_lost(ws)
+                    (self.judge.worker_retired if expected else self.judge.worker_lost)(ws)
                     expected = True
                 except Exception:
                     self.let_go(ts.key for ts in ws.processing)
@@ -504,10 +541,14 @@ class PoolScheduler(Scheduler):
         ts = self.tasks.get(key)
         if ts is None or ts.state == "processing":
             return False
-        before = ts.resource_restrictions
-        ts.resource_restrictions = dict(resources)
-        self.demand.restricted(ts, before)
+        self.set_need(ts, dict(resources))
+        self.shuffles.follow(ts)
         return True
+
+    def set_need(self, ts: Any, resources: dict[str, float]) -> None:
+        """Replace what a task needs that is not processing, and count it as such."""
+        before, ts.resource_restrictions = ts.resource_restrictions, resources
+        self.demand.restricted(ts, before)
 
     def fail(self, key: Any, error: Exception) -> None:
         """End a task, held or ready, with an error."""
@@ -546,27 +587,6 @@ def _pool_of(ws: Any) -> str | None:
     return next(filter(None, map(pool_of_resource, ws.resources)), None)
 
 
-class PoolShufflePlugin(ShuffleSchedulerPlugin):
-    """Keeps the output of a P2P shuffle on the workers that its tasks may run on.
-
-    distributed spreads it over all workers: on a pool, the outputs pinned elsewhere would then
-    wait for ever, and without one, they would land on exclusive workers.
-    """
-
-    def _calculate_worker_for(self, spec: Any) -> dict[Any, str]:
-        barrier = self.scheduler.tasks[barrier_key(spec.id)]
-        allowed = self.scheduler.valid_workers(barrier)
-        if allowed is None or barrier.worker_restrictions:
-            pinned: dict[Any, str] = super()._calculate_worker_for(spec)
-            return pinned
-        barrier.worker_restrictions = {ws.address for ws in allowed}
-        try:
-            pinned = super()._calculate_worker_for(spec)
-        finally:
-            barrier.worker_restrictions = None
-        return pinned
-
-
 class PoolPlugin(SchedulerPlugin):
     """Tells the cluster of workers that come and go, and counts work by pool."""
 
@@ -575,7 +595,7 @@ class PoolPlugin(SchedulerPlugin):
     def __init__(self, fleet: Any, summary: Summary) -> None:
         self._fleet = fleet
         self._summary = summary
-        self._pool_of: dict[str, str] = {}
+        self._job_of: dict[str, JobRecord] = {}
 
     async def start(self, scheduler: PoolScheduler) -> None:
         """Keep the counters of the scheduler."""
@@ -587,7 +607,7 @@ class PoolPlugin(SchedulerPlugin):
         record = self._fleet.worker_joined(str(ws.name), worker, ws.extra.get("node") or ws.host)
         if record is None:
             return
-        self._pool_of[worker] = record.pool
+        self._job_of[worker] = record
         if not record.live:
             # It joins although its job was given back: the job was running before it could be
             # cancelled. What it may have been handed already goes elsewhere.
@@ -596,13 +616,22 @@ class PoolPlugin(SchedulerPlugin):
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:  # noqa: ARG002  # distributed's signature
         """Tell the job that one of its workers left."""
-        self._pool_of.pop(worker, None)
+        self._job_of.pop(worker, None)
         self._fleet.worker_left(worker)
 
     def transition(self, key: Any, start: str, finish: str, *_: Any, **kwargs: Any) -> None:
         """Count a change of state, and a task that was computed."""
-        ts = self._demand.transition(key, start, finish)
-        if start == "processing" and finish == "memory":
-            pool = self._pool_of.get(kwargs.get("worker", ""))
-            if pool is not None:
-                self._summary.computed(pool, ts.prefix.name, kwargs.get("startstops") or ())
+        try:
+            ts = self._demand.transition(key, start, finish)
+            if start == "processing" and finish == "memory":
+                self._computed(ts, kwargs.get("worker", ""), kwargs.get("startstops") or ())
+        except Exception:
+            # Without a call more: it runs several times for each task.
+            switch_off(self, "transition", nothing, _UNCOUNTED)
+
+    def _computed(self, ts: Any, worker: str, startstops: Any) -> None:
+        job = self._job_of.get(worker)
+        if job is not None:
+            if not job.computed:
+                self._fleet.computed(job)
+            self._summary.computed(job.pool, ts.prefix.name, startstops)

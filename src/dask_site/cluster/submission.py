@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dask_site.cluster.jobs import JobFactory
     from dask_site.site import Pool
 
+# What Slurm says of an array that is larger than its MaxArraySize, or of any where that is 0.
+_NO_SUCH_ARRAY = "invalid job array specification"
 # Seconds after which a submission that has not been answered counts as refused; sbatch itself
 # tries for two minutes while its controller is away.
 _PATIENCE = 180
@@ -30,7 +32,7 @@ class Refusal:
     @property
     def of_array(self) -> bool:
         """Whether smaller arrays may be taken: the site's MaxArraySize is less than ours."""
-        return "array" in self.what.lower()
+        return _NO_SUCH_ARRAY in self.what.lower()
 
 
 async def submit(factory: JobFactory, pool: Pool, numbers: Sequence[int]) -> str | Refusal:

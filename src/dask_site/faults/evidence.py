@@ -57,6 +57,10 @@ class Finding:
     how: str
 
 
+#: Of a job that was at the end of its time.
+TIME_UP = Finding(PARDON, f"is gone: {_PARDONED['TIMEOUT']}")
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a worker's nanny, or the worker itself, said of its end.

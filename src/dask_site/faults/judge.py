@@ -26,6 +26,7 @@ from dask_site.faults.evidence import (
     CRASH,
     MEMORY,
     PARDON,
+    TIME_UP,
     UNKNOWN,
     Evidence,
     Finding,
@@ -154,6 +155,14 @@ class Judge(SchedulerPlugin):
         """The keys that are held until more is known."""
         return {key for case in self._open.values() for key in case.held}
 
+    def troubles(self) -> dict[Any, str]:
+        """Return what keeps tasks from ending that have not, by key."""
+        return {
+            key: ordeal.trouble
+            for key, (ref, ordeal) in self._ordeals.items()
+            if ordeal.trouble and ref() is not None and not self._is_done(key)
+        }
+
     def stop(self) -> None:
         """Judge no more; call it before the workers are told to close."""
         self._stopped = True
@@ -182,18 +191,35 @@ class Judge(SchedulerPlugin):
         pardon = _settled(record)
         if pardon is None and case.evidence.final and case.evidence.finding.cause == PARDON:
             pardon = case.evidence.finding
-        if pardon is not None:
+        if pardon is not None and not self._cut_off_before(case, pardon):
             self._pardoned(case, pardon)
             return
         self._scheduler.hold(case.held)
         self._open[case.address] = case
         loop = asyncio.get_running_loop()
+        if pardon is not None:
+            case.timers = [loop.call_later(0, self._decide, [case], pardon)]
+            return
         # Not at once: what can be done to a task can be done when it is off the worker.
         at_once = case.evidence.final or self._verdict(record) is not None
         case.timers = [
             loop.call_later(0 if at_once else _NANNY_TELLS, self._look, case),
             loop.call_later(_MANAGER_TELLS, self._give_up_waiting, case),
         ]
+
+    def worker_retired(self, ws: Any) -> None:
+        """Note which tasks a worker did not finish that is taken away since its time is over."""
+        record = self._job_of(ws.address)
+        if record is not None and record.time_up:
+            self.worker_lost(ws)
+
+    def _cut_off_before(self, case: _Case, finding: Finding) -> bool:
+        """Say whether a task is cut off here by a walltime, and has been before."""
+        if finding != TIME_UP:
+            return False
+        self._suspect(case)
+        known = (self._ordeals.get(key) for key in case.suspects)
+        return any(entry is not None and entry[1].cut_off for entry in known)
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Take what nannies and workers say of a worker's end (distributed's plugin interface)."""
@@ -359,6 +385,8 @@ class Judge(SchedulerPlugin):
             return self._court.memory(suspects, case.place, case.evidence.peak, sole=sole)
         if finding.cause == CRASH:
             return self._court.crash(suspects, case.place, sole=sole)
+        if finding == TIME_UP:
+            return self._court.time_up(suspects, case.place)
         if finding.cause == PARDON:
             return [Ruling(suspect.key, ruling.AGAIN) for suspect in suspects]
         return self._court.unknown(suspects)
@@ -405,8 +433,21 @@ class Judge(SchedulerPlugin):
         text = story.warning(case.place, finding, peak, rulings, others, self._court)
         if finding.cause == PARDON:
             logger.info(text)
+            self._tell_of_walltimes(case, rulings)
         else:
             self._warn(text)
+
+    def _tell_of_walltimes(self, case: _Case, rulings: list[Ruling]) -> None:
+        """Warn of tasks that are longer than a walltime: once, and when they move."""
+        for one in rulings:
+            ts = self._scheduler.tasks.get(one.key)
+            ordeal = self._ordeal(ts) if ts is not None else Ordeal()
+            if ordeal.cut_off < ruling.CUT_OFF:
+                continue
+            text = story.cut_off(one.key, ordeal, case.place, one.pool, self._site)
+            ordeal.trouble = text
+            if one.do == ruling.LONGER or ordeal.cut_off == ruling.CUT_OFF:
+                self._warn(text)
 
     def _restrict(self, key: Any, resources: dict[str, float]) -> None:
         ts = self._scheduler.tasks.get(key)
@@ -436,7 +477,7 @@ class Judge(SchedulerPlugin):
     def _pardoned(self, case: _Case, finding: Finding) -> None:
         self._suspect(case)
         case.held.clear()
-        rulings = [Ruling(key, ruling.AGAIN) for key in case.suspects]
+        rulings = self._rule(case, finding, self._suspects_of(case), 0)
         logger.info(story.warning(case.place, finding, 0, rulings, 0, self._court))
         self._close(case, finding, rulings)
 
@@ -522,10 +563,12 @@ def _settled(record: JobRecord | None) -> Finding | None:
     """Return why a worker's end needs no inquiry: we wanted it, or its time was over."""
     if record is None:
         return None
+    if record.time_up:
+        return TIME_UP
     if record.state == CLOSING or (record.state == ENDED and record.verdict != "OUT_OF_MEMORY"):
         return Finding(PARDON, "is gone: its job was given back")
     if record.deadline is not None and datetime.now(UTC) >= record.deadline - _DEADLINE_MARGIN:
-        return of_verdict("TIMEOUT")
+        return TIME_UP
     return None
 
 

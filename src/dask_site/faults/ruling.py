@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster.resources import MEMORY, pool_of_resource, pool_restriction
@@ -17,6 +18,7 @@ ALONE = "alone"
 MOVED = "moved"
 CRASHED = "crashed"
 TOO_LARGE = "too large"
+LONGER = "longer"
 
 #: A task that brought down so many workers by itself is given up.
 STRIKES = 3
@@ -24,6 +26,8 @@ STRIKES = 3
 _STRIKES_IN_COMPANY = 6
 #: A task that was lost so often for reasons that nobody knows is given up.
 LOSSES = 10
+#: A task that the end of its job cut off so often takes longer than the walltime, it seems.
+CUT_OFF = 2
 _HUNGRY_FROM = 3
 _HUNGRY_SHARE = 0.3
 _STORY_LINES = 20
@@ -64,6 +68,8 @@ class Ordeal:
         Whether one of the strikes was while nothing else was executing.
     losses : int
         Workers lost under it for reasons that nobody knows.
+    cut_off : int
+        Jobs that reached their walltime while it was executing.
     ooms : int
         Workers that ran out of memory, which it is blamed for.
     peak : int
@@ -76,18 +82,22 @@ class Ordeal:
         Restrictions found too late, for when it is lost again.
     story : list of str
         One line per worker lost.
+    trouble : str
+        What keeps it from ending, and the mend; empty if nothing is known to.
     """
 
     strikes: int = 0
     present: int = 0
     by_itself: bool = False
     losses: int = 0
+    cut_off: int = 0
     ooms: int = 0
     peak: int = 0
     alone: bool = False
     last_resort: bool = False
     pending: dict[str, float] | None = None
     story: list[str] = field(default_factory=list)
+    trouble: str = ""
 
     def tell(self, line: str) -> None:
         """Add a line to the story."""
@@ -127,11 +137,11 @@ class Ruling:
     key
         The task.
     do : str
-        AGAIN, ALONE, MOVED, CRASHED or TOO_LARGE.
+        AGAIN, ALONE, MOVED, LONGER, CRASHED or TOO_LARGE.
     resources : dict or None
         Its new restrictions; None if they stay.
     pool : str
-        Where it goes (ALONE, MOVED).
+        Where it goes (ALONE, MOVED, LONGER).
     """
 
     key: Any
@@ -276,6 +286,37 @@ class Court:
             if name != MEMORY and not pool_of_resource(name)
         }
         return {**pool_restriction(pool), MEMORY: memory, **kept}
+
+    # -- walltime ----------------------------------------------------------------------------
+
+    def time_up(self, suspects: Sequence[Suspect], place: Place) -> list[Ruling]:
+        """Rule on a worker whose job reached its walltime: no blame, however often.
+
+        A task that was cut off more than once goes to the next pool that satisfies its need and
+        has a longer walltime, if there is one.
+        """
+        rulings = []
+        for suspect in suspects:
+            suspect.ordeal.cut_off += 1
+            pool = self.longer(suspect, place) if suspect.ordeal.cut_off >= CUT_OFF else None
+            if pool is None or not suspect.movable:
+                rulings.append(Ruling(suspect.key, AGAIN))
+                continue
+            kept = {k: v for k, v in suspect.restrictions.items() if not pool_of_resource(k)}
+            there = {**pool_restriction(pool), **kept}
+            rulings.append(Ruling(suspect.key, LONGER, there, pool))
+        return rulings
+
+    def longer(self, suspect: Suspect, place: Place) -> str | None:
+        """Return the cheapest pool for a task with a longer walltime than where it was."""
+        if place.pool not in self.site.pools:
+            return None
+        limit = self._walltime(place.pool)
+        able = self._matcher.shape(suspect.restrictions).slots
+        return next((name for name in able if self._walltime(name) > limit), None)
+
+    def _walltime(self, pool: str) -> timedelta:
+        return self.site.pools[pool].walltime or timedelta.max
 
     # -- crashes -----------------------------------------------------------------------------
 

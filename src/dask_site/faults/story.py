@@ -10,6 +10,7 @@ from dask.utils import format_bytes
 from dask_site.faults import ruling
 from dask_site.faults.evidence import MEMORY, Finding
 from dask_site.faults.ruling import Court, Ordeal, Place, Ruling
+from dask_site.sitefile.units import format_walltime
 
 if TYPE_CHECKING:
     from dask_site.site import Site
@@ -54,6 +55,7 @@ def did(rulings: Sequence[Ruling]) -> str:
     words = {
         ruling.AGAIN: "runs again",
         ruling.ALONE: "runs again alone",
+        ruling.LONGER: "runs again where the walltime is longer",
         ruling.CRASHED: "given up",
         ruling.TOO_LARGE: "given up",
     }
@@ -144,6 +146,39 @@ def shown(key: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}...{text[-17:]}"
 
 
+def cut_off(key: Any, ordeal: Ordeal, place: Place, to: str, site: Site) -> str:
+    """Return what to tell of a task that reached the end of its job more than once.
+
+    Parameters
+    ----------
+    key
+        The task.
+    ordeal : Ordeal
+        How often it was cut off.
+    place : Place
+        Where it was, the last time.
+    to : str
+        The pool where it goes now; empty if it is tried again where it was.
+    site : Site
+        Its walltimes are named.
+    """
+    limit = site.pools[place.pool].walltime if place.pool in site.pools else None
+    of = f" of pool {place.pool!r}" if place.pool else ""
+    told = f", {format_walltime(limit)}" if limit else ""
+    text = (
+        f"Task {shown(key)} was cut off {ordeal.cut_off} times by the end of its job: it seems to "
+        f"take longer than the walltime{of}{told}."
+    )
+    if to:
+        longer = site.pools[to].walltime
+        has = f"where it may take {format_walltime(longer)}" if longer else "which has no walltime"
+        return f"{text} It goes to pool {to!r}, {has}."
+    return (
+        f"{text} No pool that it may run on has a longer one, so it is tried again there. Make it "
+        "shorter, such as by smaller chunks or partitions, or have the pool's `walltime` raised."
+    )
+
+
 def _fate(do: str, group: list[Ruling], court: Court) -> str:
     many = len(group) > 1
     names = _names([r.key for r in group])
@@ -154,6 +189,9 @@ def _fate(do: str, group: list[Ruling], court: Court) -> str:
     if do == ruling.ALONE:
         why = ", for any of them may be the cause" if many else ""
         return f"{names} {'run' if many else 'runs'} again alone on a worker{why}."
+    if do == ruling.LONGER:
+        where = sorted({r.pool for r in group})
+        return f"{names} {'run' if many else 'runs'} again on pool {' or '.join(map(repr, where))}."
     if do == ruling.AGAIN:
         return f"{names} {'run' if many else 'runs'} again."
     return (

@@ -11,14 +11,19 @@ from dask._task_spec import Alias, DataNode, Task
 from dask.utils import key_split, methodcaller
 
 from dask_site.cluster.resources import MEMORY, pool_of_resource, pool_restriction
+from dask_site.cluster.shuffles import is_barrier
 from dask_site.placement.finder import NeedFinder, Needs
 from dask_site.placement.matching import Matcher, Restrictions
-from dask_site.placement.needs import any_met
+from dask_site.placement.needs import Need, any_met
 from dask_site.placement.places import resources_by_pattern
 from dask_site.placement.unfuse import Piece, fused, take_apart
 
 Resources = dict[str, float]
 Graph = MutableMapping[Any, Any]
+#: Resources of a whole submission; as in Dask a function gives them by key.
+Around = Resources | Callable[[Any], Resources | None] | None
+# Marks the step of a fused task that takes the output of a shuffle.
+_UNPACKS = Need(pool="")
 
 
 class Placer:
@@ -66,7 +71,7 @@ class Placer:
         self,
         graph: Graph,
         by_key: MutableMapping[Any, Resources],
-        around: Resources | Callable[[Any], Resources] | None,
+        around: Around,
     ) -> dict[Any, Any]:
         """Add to `by_key`, Dask's annotations by key, what the tasks of a graph need.
 
@@ -78,7 +83,7 @@ class Placer:
         by_key : dict
             Resources by key, as collections were annotated; changed in place.
         around : dict or callable, optional
-            Resources of the whole submission; as in Dask a function gives them by key.
+            Resources of the whole submission; what a function gives is written to `by_key`.
 
         Returns
         -------
@@ -92,7 +97,8 @@ class Placer:
         """
         if callable(around):
             for key in graph:
-                by_key.setdefault(key, around(key))
+                if key not in by_key and (given := around(key)):
+                    by_key[key] = given
             around = None
         self._check(by_key, around)
         own: dict[Any, Resources] = {}
@@ -120,9 +126,7 @@ class Placer:
         by_key.update(found)
         return {piece.key: outer for outer, pieces in apart.items() for piece in pieces[:-1]}
 
-    def resources(
-        self, graph: Mapping[Any, Any], around: Resources | None = None
-    ) -> dict[Any, Any]:
+    def resources(self, graph: Mapping[Any, Any], around: Around = None) -> dict[Any, Any]:
         """Return what each task of a graph would need, by key; for a look ahead of submission.
 
         With the keys that the graph would have: fused tasks that had to be taken apart have one
@@ -131,7 +135,8 @@ class Placer:
         by_key: dict[Any, Resources] = {}
         graph = dict(graph)
         self.place(graph, by_key, around)
-        return {key: by_key.get(key, around or {}) for key in graph}
+        others = {} if around is None or callable(around) else around
+        return {key: by_key.get(key, others) for key in graph}
 
     def _check(self, by_key: Mapping[Any, Resources], around: Resources | None) -> None:
         if around:
@@ -281,7 +286,30 @@ class _Look:
             if key not in self.apart:
                 self._check(needs, key)
                 own[key] = self._resources(needs)
+        self._keep_shuffles_together(own)
         return own
+
+    def _keep_shuffles_together(self, own: dict[Any, Resources]) -> None:
+        """Take the output of P2P shuffles off what it is fused with, where no pool has it all."""
+        barriers = {key for key, task in self._graph.items() if is_barrier(task)}
+        outputs: dict[Any, list[Any]] = {barrier: [] for barrier in barriers}
+        for key, task in self._graph.items() if barriers else ():
+            for barrier in barriers & task.dependencies:
+                outputs[barrier].append(key)
+        finder = _UnpackFinder(self._finder, barriers)
+        for keys in outputs.values():
+            places = {id(own.get(key)): own.get(key) for key in keys}.values()
+            slots = [set(self._matcher.shape(resources).slots) for resources in places]
+            if not slots or set.intersection(*slots):
+                continue
+            for key in own.keys() & keys - self.apart.keys():
+                pieces = take_apart(self._graph[key], finder, self._fits_apart)
+                if pieces is not None:
+                    self.apart[key] = pieces
+                    own.update({p.key: self._resources(p.needs - {_UNPACKS}) for p in pieces})
+
+    def _fits_apart(self, needs: Needs) -> bool:
+        return needs == {_UNPACKS} or (_UNPACKS not in needs and self._fits(needs))
 
     def _in_pieces(self, key: Any, task: Any, needs: Needs) -> dict[Any, Resources]:
         pieces = take_apart(task, self._finder, self._fits)
@@ -326,6 +354,20 @@ class _Look:
         if fits is None:
             fits = self._fitting[needs] = self._matcher.fits(self._resources(needs))
         return fits
+
+
+class _UnpackFinder(NeedFinder):
+    """Finds needs, and what takes the output of a shuffle."""
+
+    def __init__(self, finder: NeedFinder, barriers: set[Any]) -> None:
+        self._finder = finder
+        self._barriers = barriers
+
+    def find(self, thing: Any, depth: int = 0) -> Needs:
+        """Return the needs of a node, marked if it depends on a barrier."""
+        needs = self._finder.find(thing, depth)
+        unpacks = not self._barriers.isdisjoint(thing.dependencies)
+        return needs | {_UNPACKS} if unpacks else needs
 
 
 def inherit(parts: Mapping[Any, Any], values: Any) -> None:

@@ -40,6 +40,8 @@ logger = logging.getLogger("dask_site")
 _EVERY = 1.0
 _FAILURES = 3
 _HISTORY = 3600
+# Seconds after which a trouble that lasts is logged again.
+_REMIND = 600.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Controller:
         come.
     gathering : set of str
         Pools without a job, whose work gathers until it is worth one.
+    trouble : str
+        Why the pools don't follow the work at present; empty if they do.
     """
 
     def __init__(
@@ -119,7 +123,8 @@ class Controller:
         self.gathering: set[str] = set()
         # Of waiting work by shape: seconds from when the first is ready until the last is.
         self._spread: dict[Shape, float] = {}
-        self._warned = False
+        self.trouble = ""
+        self._remind_at = 0.0
         scaling.kept = self._kept
         scaling.paused = lambda name: self.rules[name].paused
         self._task = asyncio.create_task(self._run())
@@ -173,15 +178,25 @@ class Controller:
             await asyncio.sleep(_EVERY)
             try:
                 self.tick()
-            except Exception:
-                if not self._warned:
-                    self._warned = True
-                    logger.warning("Following the work went wrong; trying on.", exc_info=True)
+            except Exception as error:
+                self._tell_of(error)
+            else:
+                self.trouble = ""
+
+    def _tell_of(self, error: Exception) -> None:
+        self.trouble = f"{type(error).__name__}: {error}"
+        if monotonic() >= self._remind_at:
+            self._remind_at = monotonic() + _REMIND
+            logger.warning(
+                "Following the work went wrong, so pools keep what they have: cluster.scale(...) "
+                "sets them by hand. Trying on.",
+                exc_info=error,
+            )
 
     def tick(self) -> None:
         """Look at the work once, and ask for jobs or give them back."""
-        self.waits.observe(self._fleet.records)
         live = {name: self._fleet.of(name) for name in self.rules}
+        self.waits.observe(record for records in live.values() for record in records)
         self.idle.worked(
             Work(cell.shape, done, done * self._scheduler.seconds_of(cell.prefix))
             for cell, done in self._scheduler.demand.take_done()
@@ -215,6 +230,7 @@ class Controller:
             for cell in cells
             if cell.ready
         ]
+        work += [Work(shape, 1.0, 1.0) for shape in self._shapes_of_shuffles()]
         self.expected = {}
         self._spread = {}
         if not self.look_ahead:
@@ -228,6 +244,10 @@ class Controller:
                 if coming is not None:
                     work.append(coming)
         return work
+
+    def _shapes_of_shuffles(self) -> set[Shape]:
+        """Return what the output of shuffles needs that wait for a worker which takes it."""
+        return {waits.shape for waits in self._scheduler.shuffles.waiting.values()}
 
     def _coming(
         self,
@@ -260,6 +280,8 @@ class Controller:
         """Say whether the work of a pool that has no job had better gather before it has one."""
         rules = self.rules[name]
         if name == self._site.default_pool or rules.least or not rules.by_demand:
+            return False
+        if any(name in shape.slots for shape in self._shapes_of_shuffles()):
             return False
         own = [cell for cell in cells if next(iter(cell.shape.slots), None) == name]
         if not all(self._scheduler.is_timed(cell.prefix) for cell in own):
@@ -352,12 +374,12 @@ class Controller:
             return True
         failures = self._fleet.failures_in_a_row(pool.name)
         if failures < rules.failures:
-            rules.failures = 0  # one has joined since
+            rules.failures = 0  # one has joined, or computed something, since
         if failures - rules.failures >= _FAILURES:
             last = next(
                 r
                 for r in reversed(self._fleet.records)
-                if r.pool == pool.name and r.state == FAILED and not r.joined
+                if r.pool == pool.name and r.state == FAILED and r.counts
             )
             rules.paused = f"{sentence(str(last))} {last.reason}\n{last.advice}".rstrip()
             logger.warning(

@@ -97,6 +97,7 @@ class Walltimes:
         if left < min(lead, walltime / 2):
             self.leaving.add(record.name)
         if to_the_end < 0:
+            record.time_up = True
             self._retirement.end(record)
         elif left <= 0:
             self._drain(record, margin / 3)
@@ -109,6 +110,7 @@ class Walltimes:
     def _drain(self, record: JobRecord, seconds: float) -> None:
         if time() >= self._draining.get(record.name, 0.0):
             self._draining[record.name] = math.inf
+            record.time_up = True
             self._retirement.drain(record, seconds)
 
     def _margin(self, record: JobRecord, walltime: float) -> float:
