@@ -10,7 +10,7 @@ import h2.exceptions
 _PART = 65536
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The other end reset the stream, or ended the connection."""
 
 
@@ -34,7 +34,6 @@ class Http2:
         self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(**anything))
         self._h2.initiate_connection()
         self._send()
-        self.settings = {}
 
     def __enter__(self):
         return self
@@ -57,7 +56,7 @@ class Http2:
 
         Raises
         ------
-        Refused
+        RefusedError
             If there is none.
         """
         headers, body = [], b""
@@ -71,10 +70,10 @@ class Http2:
                 self._h2.acknowledge_received_data(event.flow_controlled_length, number)
                 self._send()
             elif isinstance(event, h2.events.StreamReset):
-                raise Refused(f"stream reset, {event.error_code!r}")
+                raise RefusedError(f"stream reset, {event.error_code!r}")
             if isinstance(event, h2.events.StreamEnded) or len(body) >= most:
                 return int(dict(headers)[":status"]), headers, body
-        raise Refused("the connection ended")
+        raise RefusedError("the connection ended")
 
     def ask(self, headers, body=b""):
         """Send a request, and return its answer as `answer` does."""
@@ -96,7 +95,7 @@ class Http2:
             try:
                 events = self._h2.receive_data(data)
             except h2.exceptions.ProtocolError as error:
-                raise Refused(str(error)) from error
+                raise RefusedError(str(error)) from error
             self._send()
             for event in events:
                 if isinstance(event, h2.events.ConnectionTerminated):
