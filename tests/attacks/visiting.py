@@ -92,6 +92,25 @@ class Visitor:
             self.page_of[parts.hostname] = found.text
         return found
 
+    def statuses(self, origin, paths, headers, cookie=True):
+        """Ask for paths one after the other, on a connection that is kept; return their statuses."""
+        host, found, connection = urlsplit(origin), {}, None
+        sent = {"Host": host.netloc, **headers}
+        if cookie and host.hostname in self.cookies:
+            sent["Cookie"] = f"{COOKIE}={self.cookies[host.hostname]}"
+        for path in paths:
+            connection = connection or self.connection(host.hostname)
+            connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
+            for name, value in sent.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            answer = connection.getresponse()
+            answer.read()
+            found[path] = answer.status
+            if answer.will_close or answer.status == 101:
+                connection = connection.close()
+        return found
+
     def connection(self, hostname, address=None):
         """Return a connection on which anything can be sent, that names a host."""
         connection = http.client.HTTPSConnection(hostname, self.port, timeout=_SECONDS)
@@ -106,13 +125,14 @@ class Visitor:
         if files:
             context.load_cert_chain(**files)
         plain = socket.create_connection((address or self.address, self.port), _SECONDS)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             return context.wrap_socket(plain, server_hostname=hostname)
         except BaseException:
             plain.close()
             raise
 
-    def raw(self, hostname, data, seconds=3):
+    def raw(self, hostname, data, seconds=2):
         """Send bytes as they are; return all that comes until the end, or nothing more does."""
         came = b""
         with self.stream(hostname) as stream:
@@ -223,3 +243,9 @@ class Visitor:
 
 
 NAVIGATION = {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
