@@ -1,7 +1,7 @@
 """Browsers that want to see what isn't theirs: every page, and paths that lead around (4, 5)."""
 
 import pytest
-from attacked import gets_through, judged, kept_out, link_to_id
+from attacked import gets_through, judged, kept_out, link_to_id, until
 from naive import EVERYTHING, OTHERS_FILE, RAW
 from visiting import COOKIE, NAVIGATION, UPGRADE
 
@@ -17,11 +17,13 @@ def pages(routes):
 
 
 def shown_over_http2(visitor, origin, paths):
-    """Ask for paths over one connection; return their statuses."""
+    """Ask for paths over one connection; return their statuses, 401 for what leads to a login."""
     found = {}
     with visitor.http2(origin.removeprefix("https://").partition(":")[0]) as connection:
         for path in paths:
-            found[path] = connection.ask(visitor.asking(f"{origin}{path}"))[0]
+            status, headers, _ = connection.ask(visitor.asking(f"{origin}{path}"))
+            to = dict(headers).get("location", "")
+            found[path] = 401 if status == 302 and "/ticket?" in to else status
     return found
 
 
@@ -37,10 +39,15 @@ class TestWhoseItIs:
         # Pages take their time, so it is every fourth; a browser opens all of them elsewhere.
         some = [p for p in routes if not any(p == q or p.startswith(f"{q}/") for q in found)]
         statuses = shown_over_http2(alice, origin, some + found[::4])
+        for path in [path for path, status in statuses.items() if status == 502]:
+            # It was busy for longer than the proxy waits, on a machine that does much else.
+            url = f"{origin}{path}"
+            assert until(lambda url=url: alice.curl(url)[0] != 502, 60), path
+            statuses[path] = alice.curl(url)[0]
         for path in found[::4]:
             assert statuses[path] == 200, path
         for path, status in statuses.items():
-            assert status not in {302, 303, 401, 403, 405, 502, 503}, (path, status)
+            assert status not in {303, 401, 403, 405, 502, 503}, (path, status)
         for path in found[::12]:
             assert alice.request(f"{origin}{path}").status == 200, path
             status, stream = alice.websocket(ids[where], f"{path}/ws")
@@ -54,7 +61,7 @@ class TestWhoseItIs:
         forger.cookies[f"{cluster}.{bob.domain}"] = bob.cookies[bob.domain]
         for who, visitor in (("bob", bob), ("his word", forger), ("nobody", stranger())):
             for path, status in shown_over_http2(visitor, origin, routes).items():
-                kept_out(status == 302, who, path, "HTTP/2", status)
+                kept_out(status == 401, who, path, "HTTP/2", status)
             for headers, expected in ((NAVIGATION, 302), (LOADED, 401)):
                 for path, status in visitor.statuses(origin, routes, headers).items():
                     kept_out(status == expected, who, path, headers, status)

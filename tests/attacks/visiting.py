@@ -93,7 +93,7 @@ class Visitor:
         return found
 
     def statuses(self, origin, paths, headers, cookie=True):
-        """Ask for paths one after the other, on a connection that is kept; return their statuses."""
+        """Ask for paths on a connection that is kept; return their statuses."""
         host, found, connection = urlsplit(origin), {}, None
         sent = {"Host": host.netloc, **headers}
         if cookie and host.hostname in self.cookies:
