@@ -15,15 +15,16 @@ distributed:
     tls: {ca-file: null, scheduler: {cert: null, key: null}, worker: {cert: null, key: null}}
   scheduler:
     dashboard: {tls: {ca-file: null, cert: null, key: null}}
+    blocked-handlers: [of-hers]
 """
 
 
 def test_her_own_file_that_turns_tls_off(in_background, as_user, python):
     as_user("alice", f"mkdir -p .config/dask; cat > .config/dask/x.yaml <<'EOF'\n{TURNED_OFF}EOF")
     try:
-        asked = "import dask; print(dask.config.get('distributed.scheduler.dashboard.tls.key'))"
+        asked = "import dask, distributed; print(dask.config.get('distributed.scheduler'))"
         read = as_user("alice", f'module load dask-site; python -c "{asked}"')
-        assert read.rc == 0, read.stderr
+        assert "of-hers" in read.stdout, read.stderr  # the control: it counts
         in_background("alice", LOCAL)
         ports = ports_of("alice", "login1")
         assert ports
