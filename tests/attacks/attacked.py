@@ -33,7 +33,6 @@ if __name__ == "__main__":
          routes=routes(cluster.scheduler.http_application))
     time.sleep(3600)
 """
-IN_A_JOB = "#!/bin/bash -l\nmodule load dask-site\nexec python attacked.py > attacked.out 2>&1\n"
 # Dask as it is without this project: to be put before anything else is imported.
 OPEN = """
 import dask, yaml
@@ -103,6 +102,21 @@ def started(user, code, name, host="login1"):
     node(host).check_output(f"runuser -l {user} -c {shlex.quote(line)}")
     assert until(lambda: "FACTS " in run(f"cat {log}").stdout, 90), run(f"cat {log}").stdout
     return told_in(run(f"cat {log}").stdout)
+
+
+def started_in_a_job(user, code, name):
+    """Start it in a job; return what it tells, and the number of the job."""
+    host, home = node("login1"), f"/home/{user}"
+    script = f"module load dask-site\nexec python {name}.py > {name}.out 2>&1"
+    host.check_output(
+        f"rm -f {home}/{name}.out; echo {encoded(code)} | base64 -d > {home}/{name}.py; "
+        f"printf '#!/bin/bash -l\\n%s\\n' {shlex.quote(script)} > {home}/{name}.sh"
+    )
+    submit = f"sbatch --parsable -o /dev/null {name}.sh"
+    job = host.check_output(f"runuser -l {user} -c {shlex.quote(submit)}")
+    log = f"cat {home}/{name}.out"
+    assert until(lambda: told_in(host.run(log).stdout), 90), host.run(f"{log}; squeue").stdout
+    return told_in(host.check_output(log)), job
 
 
 def ended_by(user, name, host="login1"):

@@ -5,7 +5,6 @@ import json
 import naive
 import pytest
 from attacked import (
-    IN_A_JOB,
     LOCAL,
     TALLY,
     ended_by,
@@ -13,7 +12,7 @@ from attacked import (
     node,
     shared,
     started,
-    told_in,
+    started_in_a_job,
     until,
     variables,
 )
@@ -81,17 +80,13 @@ def browser(stranger, dashboards):
 
 
 @pytest.fixture(scope="module")
-def alices(as_user):
+def alices():
     """Two clusters of alice's, by where their schedulers are: ``login`` and ``job``."""
     host = node("login1")
     ended_by("alice", "here")
-    host.run("scancel -u alice; rm -f /home/alice/attacked.out")
+    host.run("scancel -u alice")
     found = {"login": started("alice", LOCAL, "here")}
-    as_user("alice", f"cp here.py attacked.py; cat > attacked.sh <<'EOF'\n{IN_A_JOB}EOF")
-    as_user("alice", "sbatch -o /dev/null attacked.sh")
-    log = "cat /home/alice/attacked.out"
-    assert until(lambda: told_in(host.run(log).stdout), 90), host.run(f"{log}; squeue").stdout
-    found["job"] = told_in(host.check_output(log))
+    found["job"], _ = started_in_a_job("alice", LOCAL, "attacked")
     for facts in found.values():
         facts["id"] = link_to_id(facts["link"])
     yield found

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from attacked import IN_A_JOB, LOCAL, encoded, kept_out, link_to_id, node, told_in, until
+from attacked import LOCAL, kept_out, link_to_id, node, started_in_a_job, until
 from visiting import NAVIGATION
 
 SHOWN = "/status"
@@ -11,7 +11,9 @@ SHOWN = "/status"
 
 def opened(visitor, cluster, address=None):
     """Return a WebSocket of a dashboard, as its page opens it."""
-    assert visitor.go(f"{visitor.origin(cluster)}{SHOWN}", address=address).status == 200
+    url = f"{visitor.origin(cluster)}{SHOWN}"
+    # Other login nodes hear of a new one within a second or two.
+    assert until(lambda: visitor.go(url, address=address).status == 200, 20)
     status, stream = visitor.websocket(cluster, address=address)
     assert status == 101
     return stream
@@ -75,28 +77,17 @@ def test_sharing_ends_what_is_open(ids, browser, as_user):
     assert '"what": "share"' in audit and '"user_asked": "bob"' in audit
 
 
-def in_a_job(as_user, user):
-    """Start a cluster of a user's in a job; return its id and the number of the job."""
-    script, host = IN_A_JOB.replace("attacked", "ending"), node("login1")
-    as_user(user, f"rm -f ending.out; echo {encoded(LOCAL)} | base64 -d > ending.py")
-    as_user(user, f"cat > ending.sh <<'EOF'\n{script}EOF")
-    job = as_user(user, "sbatch --parsable -o /dev/null ending.sh").stdout.strip()
-    log = f"cat /home/{user}/ending.out"
-    assert until(lambda: told_in(host.run(log).stdout), 90), host.run(f"{log}; squeue").stdout
-    return link_to_id(told_in(host.check_output(log))["link"]), job
-
-
 @pytest.fixture
-def carols(as_user, in_background):
-    """Carol's clusters, by where their schedulers are, and the job of one."""
+def carols(in_background):
+    """The ids of carol's clusters, by where their schedulers are."""
     facts, *_ = in_background("carol", LOCAL)
-    cluster, job = in_a_job(as_user, "carol")
-    yield {"login": link_to_id(facts["link"]), "job": cluster}, job
+    told, _ = started_in_a_job("carol", LOCAL, "ending")
+    yield {where: link_to_id(one["link"]) for where, one in (("login", facts), ("job", told))}
     node("login1").run("scancel -u carol")
 
 
 def test_an_account_that_is_locked(carols, browser):
-    clusters, carol = carols[0], browser("carol")
+    clusters, carol = carols, browser("carol")
     streams = {where: opened(carol, cluster) for where, cluster in clusters.items()}
     root = "runuser -l root -c 'module load dask-site && dask-site dashboards {} carol'"
     assert not any(ended(stream, 1) for stream in streams.values())  # the control
@@ -133,7 +124,8 @@ def test_an_account_that_is_locked(carols, browser):
 
 def test_a_job_that_is_cancelled(as_user, browser, ids):
     """What was open ends, and nothing is found at its address afterwards; others go on."""
-    cluster, job = in_a_job(as_user, "carol")
+    facts, job = started_in_a_job("carol", LOCAL, "ending")
+    cluster = link_to_id(facts["link"])
     carol, alice = browser("carol"), browser("alice")
     stream, stays = opened(carol, cluster), opened(alice, ids["job"])
     assert not ended(stream, 1)  # the control
