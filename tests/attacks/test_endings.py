@@ -120,6 +120,7 @@ def test_an_account_that_is_locked(carols, browser):
             kept_out(ended(stream, 90), where, "a WebSocket goes on, by the shell")
     finally:
         node("login1").check_output("usermod -s /bin/bash carol")
+    assert until(lambda: browser_works(browser), 60)  # as others find her
 
 
 def test_a_job_that_is_cancelled(as_user, browser, ids):
