@@ -77,7 +77,15 @@ hub-proxy:
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive \
 	  apt-get install -y -q --no-install-recommends node-configurable-http-proxy; }
 
-test: lint postgresql hub-proxy ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
+# The browser in which tests look at pages, without a window.
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || { \
+	  echo "==> installing Chromium"; \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -q --no-install-recommends chromium; }
+
+test: lint postgresql hub-proxy chromium ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
 	@echo "==> tests without containers"
 	env --default-signal pytest tests/unit tests/contract tests/local tests/fuzz
 	@$(MAKE) --no-print-directory molecule
@@ -86,7 +94,7 @@ test-quick: lint ## lint, types, and the quick tests that need no container
 	@echo "==> quick tests without containers"
 	env --default-signal pytest -m "not slow" tests/unit tests/contract tests/local tests/fuzz
 
-molecule: $(VENV)/.stamp ## the molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs (SUITES)
+molecule: $(VENV)/.stamp chromium ## the molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs (SUITES)
 	@for suite in $(SUITES); do \
 	  $(MAKE) --no-print-directory images wheelhouse SUITE=$$suite || exit 1; \
 	done

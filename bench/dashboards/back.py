@@ -14,17 +14,16 @@ import asyncio
 import base64
 import json
 import shlex
-import shutil
 import socket
 import subprocess
-import tempfile
+import sys
 import time
-import urllib.request
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from tornado.websocket import websocket_connect
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+from chromium import Tab, chromium
 
 LOCAL = """
 import time
@@ -50,36 +49,16 @@ COUNTED = """
 """
 
 
-class Tab:
-    def __init__(self, socket):
-        self._socket, self._number, self.said = socket, 0, []
-
-    async def call(self, method, **params):
-        self._number += 1
-        mine = self._number
-        message = {"id": mine, "method": method, "params": params}
-        await self._socket.write_message(json.dumps(message))
-        while True:
-            answer = json.loads(await self._socket.read_message())
-            if answer.get("id") == mine:
-                return answer.get("result", answer)
-            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.said.append(json.dumps(answer["params"])[:300])
+class Dashboard(Tab):
+    """A tab with a page of a dashboard."""
 
     async def live(self):
-        found = await self.call("Runtime.evaluate", expression=LIVE)
-        shown, sockets, path = json.loads(found["result"].get("value", '[false, 0, ""]'))
+        shown, sockets, path = await self.value(LIVE, default=[False, 0, ""])
         return shown and sockets > 0 and path == "/status"
 
 
 async def tab(debugging, url):
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{debugging}/json/new?about:blank", method="PUT"
-    )
-    made = json.loads(urllib.request.urlopen(request).read())
-    found = Tab(await websocket_connect(made["webSocketDebuggerUrl"], max_message_size=50 << 20))
-    for domain in ("Page", "Log", "Runtime"):
-        await found.call(f"{domain}.enable")
+    found = await Dashboard.new(debugging)
     await found.call("Page.addScriptToEvaluateOnNewDocument", source=COUNTED)
     await found.call("Page.navigate", url=url)
     return found
@@ -156,37 +135,16 @@ class Node:
         return urls
 
 
-@asynccontextmanager
-async def browser(host, address):
-    """Run Chromium, for which a site's names lead to an address; give its port."""
-    profile = tempfile.mkdtemp()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        debugging = free.getsockname()[1]
-    chromium = subprocess.Popen(
-        [
-            shutil.which("chromium"),
-            *("--headless=new", "--no-sandbox", "--disable-gpu", "--ignore-certificate-errors"),
-            f"--remote-debugging-port={debugging}",
-            f"--user-data-dir={profile}",
-            f"--host-resolver-rules=MAP *.{host} {address}, MAP {host} {address}",
-            "about:blank",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while not answers("127.0.0.1", debugging):
-            await asyncio.sleep(0.1)
-        yield debugging
-    finally:
-        chromium.kill()
-        shutil.rmtree(profile, ignore_errors=True)
+def browser(host, address):
+    """Run Chromium, for which a site's names lead to an address."""
+    rules = f"MAP *.{host} {address}, MAP {host} {address}"
+    return chromium("--ignore-certificate-errors", f"--host-resolver-rules={rules}")
 
 
 async def measured(node, container, link, urls, shot):
     host, port = link.removeprefix("https://").split("/")[0].split(":")
     address = node.root("hostname -i").split()[0]
-    async with browser(host, address) as debugging:
+    with browser(host, address) as debugging:
         door = await tab(debugging, link)
         await asyncio.sleep(2)
         press = "document.querySelector('#login button').click()"
@@ -195,7 +153,7 @@ async def measured(node, container, link, urls, shot):
         tabs = {name: await tab(debugging, url) for name, url in urls.items()}
         for one in tabs.values():
             await until(one.live)
-        found = {"first": {"said": [s for one in tabs.values() for s in one.said]}}
+        found = {"first": {"said": [json.dumps(s)[:300] for t in tabs.values() for s in t.said]}}
         for what, command in (
             ("proxy loaded anew", "systemctl reload dask-proxy"),
             ("broker killed", "systemctl kill -s KILL dask-dashboards; sleep 1"),

@@ -2,12 +2,33 @@
 
 import json
 
+import naive
 import pytest
-from attacked import IN_A_JOB, LOCAL, encoded, link_to_id, node, shared, until, variables
-from visiting import Visitor
+from attacked import (
+    LOCAL,
+    TALLY,
+    ended_by,
+    link_to_id,
+    node,
+    shared,
+    started,
+    started_in_a_job,
+    until,
+    variables,
+)
+from visiting import PORT, Visitor
 
 # The fixtures of the tests on the cluster, which both kinds of tests share.
 globals().update({k: v for k, v in vars(shared).items() if not k.startswith(("__", "pytest_"))})
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how much was tried, and how much of it got through."""
+    if TALLY.tried or TALLY.open:
+        terminalreporter.section("attacks")
+        terminalreporter.write_line(TALLY.said())
+        for what in TALLY.through:
+            terminalreporter.write_line(f"got through: {what}")
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +63,7 @@ def dashboards(as_user):
 def stranger(authority, address):
     """Make a browser in which nobody is logged in."""
     domain = variables()["site"]["dashboards"]["domain"]
-    return lambda host="login1": Visitor(address(host), authority, domain)
+    return lambda host="login1", port=PORT: Visitor(address(host), authority, domain, port=port)
 
 
 @pytest.fixture(scope="session")
@@ -59,27 +80,18 @@ def browser(stranger, dashboards):
 
 
 @pytest.fixture(scope="module")
-def alices(as_user):
+def alices():
     """Two clusters of alice's, by where their schedulers are: ``login`` and ``job``."""
     host = node("login1")
-    host.run("runuser -l alice -c 'pkill -f attacked.py'; scancel -u alice")
-    script = encoded(LOCAL)
-    as_user("alice", f"echo {script} | base64 -d > attacked.py; rm -f attacked.out here.out")
-    as_user("alice", f"cat > attacked.sh <<'EOF'\n{IN_A_JOB}EOF\nsbatch -o /dev/null attacked.sh")
-    as_user(
-        "alice",
-        "module load dask-site; setsid python attacked.py > here.out 2>&1 < /dev/null & echo",
-    )
-    found = {}
-    for where, log in (("login", "here.out"), ("job", "attacked.out")):
-        assert until(lambda log=log: "FACTS" in host.run(f"cat /home/alice/{log}").stdout, 90), (
-            host.run(f"cat /home/alice/{log}; squeue").stdout
-        )
-        text = host.check_output(f"cat /home/alice/{log}")
-        found[where] = json.loads(text.split("FACTS ", 1)[1].splitlines()[0])
-        found[where]["id"] = link_to_id(found[where]["link"])
+    ended_by("alice", "here")
+    host.run("scancel -u alice")
+    found = {"login": started("alice", LOCAL, "here")}
+    found["job"], _ = started_in_a_job("alice", LOCAL, "attacked")
+    for facts in found.values():
+        facts["id"] = link_to_id(facts["link"])
     yield found
-    host.run("pkill -u alice -f attacked.py; scancel -u alice")
+    ended_by("alice", "here")
+    host.run("scancel -u alice")
     assert until(lambda: not host.check_output("squeue -h -u alice"))
 
 
@@ -89,11 +101,20 @@ def ids(alices):
     return {where: facts["id"] for where, facts in alices.items()}
 
 
-@pytest.fixture(scope="session")
+# Of a module, not of all: a user has 20 sessions, and tests open more.
+@pytest.fixture(scope="module")
 def alice(browser):
     return browser("alice")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bob(browser):
     return browser("bob")
+
+
+@pytest.fixture(scope="module")
+def unprotected():
+    """Dashboards without this project, on ports of their own."""
+    naive.begin()
+    yield
+    naive.end()

@@ -1,25 +1,10 @@
 """Schedulers that aren't what they say (class 9)."""
 
-import json
-
-from attacked import node, until
+from attacked import kept_out, node, until
+from registering import ASKED, known
+from visiting import PORT
 
 SHOWN = "/status"
-ASKED = """
-from dask_site.dashboards import asking, keys
-from dask_site.dashboards.places import Places
-where = asking.places()
-
-def ask(**question):
-    try:
-        return asking.ask_elsewhere(where, question)[0]
-    except asking.DashboardError as error:
-        return {"error": str(error)}
-
-def near(**question):
-    connection = asking.connect(where, question)
-    return json.loads(connection.recv(65536) or b"{}")
-"""
 
 
 def test_nobody_takes_anothers_name(ids, python, alice):
@@ -37,7 +22,7 @@ def test_nobody_takes_anothers_name(ids, python, alice):
     )
     assert facts, result.stderr
     for where, got in facts["said"].items():
-        assert ids[where] not in got
+        kept_out(ids[where] not in got, where)
         assert all(got)  # the control: under a new name he may
     for where, cluster in ids.items():
         assert alice.go(f"{alice.origin(cluster)}{SHOWN}").status == 200, where
@@ -67,7 +52,7 @@ def test_what_is_no_scheduler_is_refused(python):
     )
     assert len(facts["said"]) == len(WRONG), result.stderr
     for wrong, said in zip(WRONG, facts["said"], strict=True):
-        assert said.get("error"), wrong
+        kept_out(said.get("error"), wrong)
         assert "something went wrong" not in said["error"], wrong
 
 
@@ -87,61 +72,30 @@ def test_an_address_is_where_it_calls_from_and_nowhere_else(python, browser, add
     )
     assert facts["id"], result.stderr
     assert until(lambda: known(facts["id"]), 20)
-    assert known(facts["id"])["address"] == f"{address('c2')}:6818"
+    kept_out(known(facts["id"])["address"] == f"{address('c2')}:6818", "an address of his own")
     # slurmd is there, which has no certificate of the site: nginx tells it nothing.
     bob = browser("bob")
-    assert bob.go(f"{bob.origin(facts['id'])}/").status in {403, 502}
-
-
-def known(cluster):
-    """Return what a broker has written down of a cluster."""
-    for host in ("login1", "login2"):
-        path = f"/home/dask-site/dashboards/secret/nodes/{host}.json"
-        said = json.loads(node("login1").check_output(f"cat {path}"))
-        for one in said["clusters"]:
-            if one["id"] == cluster:
-                return one
-    return None
-
-
-def test_a_port_that_another_took_over_gets_nothing(python, browser, in_background, alices):
-    """Bob's cluster says the port of alice's: its certificate has another name."""
-    host = alices["job"]["node"]
-    shown = node(host).check_output("ss -tlnpH")
-    owned = node(host).run("pgrep -u alice").stdout.split()
-    for line in shown.splitlines():
-        if not any(f"pid={pid}," in line for pid in owned):
-            continue
-        local = line.split()[3]
-        if local.startswith("127."):
-            continue
-        facts, result = python(
-            "bob",
-            f"""
-            {ASKED.replace(chr(10), chr(10) + "            ")}
-            request, _ = keys.request()
-            port = {local.rpartition(":")[2]}
-            tell(**ask(op="register", name="over", port=port, request=request))
-            """,
-            host=host,
-        )
-        assert facts.get("id"), result.stderr
-        bob = browser("bob")
-        answer = bob.go(f"{bob.origin(facts['id'])}{SHOWN}")
-        assert answer.status == 502
-        assert "Bokeh" not in answer.text
+    kept_out(bob.go(f"{bob.origin(facts['id'])}/").status == 502, "slurmd")
 
 
 def test_sockets_are_where_no_user_gets(as_user, alices):
     doors = "/run/dask-dashboards/clusters"
+    door = f"{doors}/{alices['login']['id']}.sock"
     for user in ("bob", "alice"):
-        assert as_user(user, f"ls {doors}").rc != 0
-        assert as_user(user, f"ln -s /tmp/x {doors}/x.sock").rc != 0
-        assert as_user(user, "ls /run/dask-dashboards/proxy").rc != 0
-        assert as_user(user, f"mv /run/dask-dashboards /tmp/x; rm -rf {doors}").rc != 0
-        for kept in ("secret", "proxy"):
-            assert as_user(user, f"ls /home/dask-site/dashboards/{kept}").rc != 0
-        assert as_user(user, "touch /home/dask-site/dashboards/public/x.json").rc != 0
+        for command in (
+            f"ls {doors}",
+            f"ln -s /tmp/x {doors}/x.sock",
+            f"rm -f {doors}/{alices['login']['id']}.sock && false",
+            f"python3 -c 'import socket; socket.socket(1).connect(\"{door}\")'",
+            "ls /run/dask-dashboards/proxy",
+            f"mv /run/dask-dashboards /tmp/x; rm -rf {doors}",
+            "ls /home/dask-site/dashboards/secret",
+            "ls /home/dask-site/dashboards/proxy",
+            "touch /home/dask-site/dashboards/public/x.json",
+        ):
+            kept_out(as_user(user, command).rc != 0, user, command)
+    assert as_user("bob", "test -S /run/dask-dashboards/control.sock").rc == 0  # the controls
+    assert node("login1").file(door).is_socket
 
 
 def test_munge_for_another_request_is_refused(python, address):
@@ -177,17 +131,16 @@ def test_munge_for_another_request_is_refused(python, address):
     )
     assert facts, result.stderr
     assert facts["tried"].pop("control") == 200
-    assert set(facts["tried"].values()) == {401}, facts
+    for name, status in facts["tried"].items():
+        kept_out(status == 401, name, status)
 
 
-def test_the_proxies_of_nodes_take_each_other_only(ids, stranger, address):
+def test_the_proxies_of_nodes_take_each_other_only(ids, stranger, alice):
     """By the name of a node a dashboard is reached by a proxy of the site, by nobody else."""
-    visitor = stranger()
-    context_host = "login1"
-    connection = visitor.stream(context_host)
-    connection.sendall(
-        f"GET {SHOWN} HTTP/1.1\r\nHost: login1\r\nX-Dask-Cluster: {ids['login']}\r\n"
-        "X-Dask-View: x\r\nConnection: close\r\n\r\n".encode()
-    )
-    assert b" 403 " in connection.recv(4096).split(b"\r\n")[0]
-    connection.close()
+    assert alice.go(f"{alice.origin(ids['login'])}{SHOWN}").status == 200  # it is there
+    nobody, url = stranger(), f"https://login1:{PORT}{SHOWN}"
+    for view in ({}, {"X-Dask-View": "x"}):
+        headers = {"X-Dask-Cluster": ids["login"], **view}
+        kept_out(nobody.request(url, headers=headers).status == 403, view)
+        given = [part for k, v in headers.items() for part in ("-H", f"{k}: {v}")]
+        kept_out(nobody.curl(url, *given)[0] == 403, view, "HTTP/2")

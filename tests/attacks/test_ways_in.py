@@ -113,7 +113,7 @@ def test_a_portal_lets_its_users_in_and_nobody_else_does(stranger, as_user):
     state = variables()["site"]["dashboards"]["state"]
     path = f"{state}/secret/portal"
     secret = node("login1").check_output(f"cat {path}").strip()
-    assert as_user("mallory", f"cat {path}").rc != 0
+    assert as_user("carol", f"cat {path}").rc != 0
     visitor = stranger()
     url = f"{visitor.origin()}/login/portal"
     for headers in (

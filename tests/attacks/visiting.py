@@ -11,9 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
+from http2 import Http2
+
 COOKIE = "__Host-dask-site"
 PORT = 8443
 _SECONDS = 15
+
+
+class NoAnswerError(Exception):
+    """There was none: the proxy reset the request, or ended the connection."""
 
 
 @dataclass
@@ -86,23 +92,72 @@ class Visitor:
             self.page_of[parts.hostname] = found.text
         return found
 
+    def statuses(self, origin, paths, headers, cookie=True):
+        """Ask for paths on a connection that is kept; return their statuses."""
+        host, found, connection = urlsplit(origin), {}, None
+        sent = {"Host": host.netloc, **headers}
+        if cookie and host.hostname in self.cookies:
+            sent["Cookie"] = f"{COOKIE}={self.cookies[host.hostname]}"
+        for path in paths:
+            connection = connection or self.connection(host.hostname)
+            connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
+            for name, value in sent.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            answer = connection.getresponse()
+            answer.read()
+            found[path] = answer.status
+            if answer.will_close or answer.status == 101:
+                connection = connection.close()
+        return found
+
     def connection(self, hostname, address=None):
         """Return a connection on which anything can be sent, that names a host."""
         connection = http.client.HTTPSConnection(hostname, self.port, timeout=_SECONDS)
         connection.sock = self.stream(hostname, address)
         return connection
 
-    def stream(self, hostname, address=None, **files):
+    def stream(self, hostname, address=None, protocols=(), **files):
         """Return a stream with TLS to the proxy."""
         context = ssl.create_default_context(cafile=str(self.authority))
+        if protocols:
+            context.set_alpn_protocols(list(protocols))
         if files:
             context.load_cert_chain(**files)
         plain = socket.create_connection((address or self.address, self.port), _SECONDS)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             return context.wrap_socket(plain, server_hostname=hostname)
         except BaseException:
             plain.close()
             raise
+
+    def raw(self, hostname, data, seconds=2):
+        """Send bytes as they are; return all that comes until the end, or nothing more does."""
+        came = b""
+        with self.stream(hostname) as stream:
+            stream.settimeout(seconds)
+            stream.sendall(data.encode("latin-1"))
+            try:
+                while part := stream.recv(65536):
+                    came += part
+            except OSError:
+                pass
+        return came
+
+    def http2(self, hostname):
+        """Return a connection on which HTTP/2 is spoken, with whatever is in it."""
+        return Http2(self.stream(hostname, protocols=["h2"]))
+
+    def asking(self, url, method="GET", cookie=True):
+        """Return the headers with which HTTP/2 begins."""
+        parts = urlsplit(url)
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        names = (":method", ":scheme", ":authority", ":path")
+        headers = list(zip(names, (method, "https", parts.netloc, target), strict=True))
+        if cookie and parts.hostname in self.cookies:
+            headers.append(("cookie", f"{COOKIE}={self.cookies[parts.hostname]}"))
+        return headers
 
     def log_in(self, link):
         """Use a link of the command line, as its page does."""
@@ -156,17 +211,25 @@ class Visitor:
         return (int(found[1]) if found else 0), stream
 
     def curl(self, url, *arguments, cookie=True):
-        """Send a request over HTTP/2; return (status, text)."""
+        """Send a request over HTTP/2; return (status, text).
+
+        Raises
+        ------
+        NoAnswerError
+            If there is none.
+        """
         parts = urlsplit(url)
-        command = ["curl", "--http2", "--silent", "--include", "--path-as-is", "--max-time", "15"]
-        command += ["--cacert", str(self.authority)]
+        command = ["curl", "--http2", "--silent", "--show-error", "--include", "--path-as-is"]
+        command += ["--max-time", "15", "--cacert", str(self.authority)]
         command += ["--connect-to", f"::{self.address}:"]
         if cookie and parts.hostname in self.cookies:
             command += ["--cookie", f"{COOKIE}={self.cookies[parts.hostname]}"]
         done = subprocess.run([*command, *arguments, url], capture_output=True)
         text = done.stdout.decode("utf-8", "replace")
         found = re.match(r"HTTP/2 (\d+)", text)
-        return (int(found[1]) if found else 0), text
+        if found is None:
+            raise NoAnswerError(done.stderr.decode("utf-8", "replace").strip())
+        return int(found[1]), text
 
     def _keep(self, hostname, answer):
         for line in answer.headers.get("set-cookie", []):
@@ -180,3 +243,9 @@ class Visitor:
 
 
 NAVIGATION = {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}

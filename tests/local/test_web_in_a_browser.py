@@ -2,23 +2,20 @@
 
 import asyncio
 import base64
-import json
-import shutil
-import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-from tornado.websocket import websocket_connect
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 from history_making import GIB, T0, error, history, job, row, span, usage, worker
 from web_serving import DAEMON, ROOT, serving
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+from chromium import CHROMIUM, Tab, chromium
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the path"),
@@ -47,28 +44,8 @@ CONTRAST = """
 OVER = "JSON.stringify([document.documentElement.scrollWidth, innerWidth, document.title])"
 
 
-class Browser:
-    """A tab, and what it complained of."""
-
-    def __init__(self, socket):
-        self._socket, self._number, self.said = socket, 0, []
-
-    async def call(self, method, **params):
-        self._number += 1
-        mine = self._number
-        await self._socket.write_message(
-            json.dumps({"id": mine, "method": method, "params": params})
-        )
-        while True:
-            answer = json.loads(await self._socket.read_message())
-            if answer.get("id") == mine:
-                return answer.get("result", answer)
-            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.said.append(answer["params"])
-
-    async def value(self, expression):
-        found = await self.call("Runtime.evaluate", expression=expression)
-        return json.loads(found["result"]["value"])
+class Browser(Tab):
+    """A tab of some width and colour."""
 
     async def open(self, url, width, scheme):
         await self.call(
@@ -92,31 +69,9 @@ class Browser:
 
 
 @pytest.fixture
-def browser_port(tmp_path):
-    profile = tmp_path / "profile"
-    process = subprocess.Popen(
-        [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--remote-debugging-port=0",
-            f"--user-data-dir={profile}",
-            "about:blank",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        file = profile / "DevToolsActivePort"
-        until = time.monotonic() + 60
-        while not (file.is_file() and file.read_text().count("\n")):
-            assert process.poll() is None and time.monotonic() < until, "chromium does not start"
-            time.sleep(0.1)
-        yield int(file.read_text().splitlines()[0])
-    finally:
-        process.terminate()
-        process.wait(30)
+def browser_port():
+    with chromium() as port:
+        yield port
 
 
 def hostile():
@@ -143,13 +98,7 @@ def test_pages_in_a_browser(tmp_path, browser_port):
         base = f"http://localhost:{served.port}"
 
         async def look():
-            tabs = json.load(urllib.request.urlopen(f"http://127.0.0.1:{browser_port}/json"))
-            tab = next(t for t in tabs if t["type"] == "page")
-            browser = Browser(
-                await websocket_connect(tab["webSocketDebuggerUrl"], max_message_size=1 << 28)
-            )
-            for domain in ("Runtime", "Log", "Page", "Network"):
-                await browser.call(f"{domain}.enable")
+            browser = await Browser.new(browser_port, "Network")
             # The cookie's name allows it with TLS only.
             headers = {"Cookie": served.cookie(ROOT)}
             await browser.call("Network.setExtraHTTPHeaders", headers=headers)
