@@ -60,32 +60,12 @@ clean-images: clean ## remove the images too
 	@podman images -q --filter label=dask-site=image | sort -u | xargs -r podman rmi -f >/dev/null
 
 .PHONY: test test-quick molecule bench bench-pools
-# The server for the tests of a large site's history: its programs only, nothing is started.
-.PHONY: postgresql
-postgresql:
-	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || test "$$(id -u)" != 0 || { \
-	  echo "==> installing PostgreSQL"; mkdir -p /etc/postgresql-common && \
-	  echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf && \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive \
-	  apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--force-confold postgresql; }
+# Programs that tests hold this project against; see there.
+.PHONY: test-tools
+test-tools:
+	@tests/install-tools
 
-# The proxy of the JupyterHub that tests log in by.
-.PHONY: hub-proxy
-hub-proxy:
-	@command -v configurable-http-proxy >/dev/null || test "$$(id -u)" != 0 || { \
-	  echo "==> installing JupyterHub's proxy"; \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive \
-	  apt-get install -y -q --no-install-recommends node-configurable-http-proxy; }
-
-# The browser in which tests look at pages, without a window.
-.PHONY: chromium
-chromium:
-	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || { \
-	  echo "==> installing Chromium"; \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive \
-	  apt-get install -y -q --no-install-recommends chromium; }
-
-test: lint postgresql hub-proxy chromium ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
+test: lint test-tools ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
 	@echo "==> tests without containers"
 	env --default-signal pytest tests/unit tests/contract tests/local tests/fuzz
 	@$(MAKE) --no-print-directory molecule
@@ -94,7 +74,7 @@ test-quick: lint ## lint, types, and the quick tests that need no container
 	@echo "==> quick tests without containers"
 	env --default-signal pytest -m "not slow" tests/unit tests/contract tests/local tests/fuzz
 
-molecule: $(VENV)/.stamp chromium ## the molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs (SUITES)
+molecule: $(VENV)/.stamp test-tools ## the molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs (SUITES)
 	@for suite in $(SUITES); do \
 	  $(MAKE) --no-print-directory images wheelhouse SUITE=$$suite || exit 1; \
 	done
