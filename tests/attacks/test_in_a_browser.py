@@ -95,7 +95,7 @@ class Page(Tab):
 @pytest.fixture
 def window(address, stranger):
     """Start Chromium, for which the site's names lead to a login node, and its word counts."""
-    assert CHROMIUM, "there is no chromium: make chromium"
+    assert CHROMIUM, "there is no chromium: make test-tools"
     with stranger().stream(variables()["site"]["dashboards"]["domain"]) as stream:
         served = x509.load_der_x509_certificate(stream.getpeercert(binary_form=True))
     key = served.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
