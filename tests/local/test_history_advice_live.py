@@ -22,6 +22,8 @@ from distributed import Client, Event, LocalCluster, wait
 
 from conftest import until
 from dask_site.cli import main
+from dask_site.history.records import UsageRecord
+from dask_site.history.spool import read_spool
 
 SETTINGS = {
     "distributed.scheduler.preload": ["dask_site.history.preload"],
@@ -66,6 +68,13 @@ def pasted(advice, **names):
     """Run what is to be pasted; return what there is then by name."""
     exec(advice["paste"], names)
     return names
+
+
+def samples(folder):
+    """Return the samples that are on file."""
+    files = (folder / "spool").iterdir()
+    records = [record for path in files for record, _ in read_spool(path)]
+    return [record for record in records if isinstance(record, UsageRecord)]
 
 
 def double(x):
@@ -114,22 +123,22 @@ def test_small_chunks(advised):
 
 
 @pytest.mark.slow
-def test_large_chunks(advised):
-    shape, chunks = (60 * 1024, 1024), (7500, 1024)
+def test_large_chunks(advised, tmp_path):
+    shape, chunks = (12 * 7680, 1024), (7680, 1024)
     options = {"processes": True, "threads_per_worker": 2, "memory_limit": 400 * 2**20}
 
-    def large(client):
-        wait(da.random.random(shape, chunks=chunks).persist())
+    def spilling(chunks):
+        x = da.random.random(shape, chunks=chunks).persist()
+        wait(x)
+        # What is on disk is let go with it.
+        assert until(lambda: any(s.spilled >= 200 * 2**20 for s in samples(tmp_path)))
 
-    advice = advised(large, **options)["large chunks"]
+    advice = advised(lambda client: spilling(chunks), **options)["large chunks"]
     assert advice["nbytes"] >= 200 * 2**20
     x = pasted(advice, x=da.ones(shape, chunks=chunks))["x"]
-    assert x.npartitions > 9
+    assert x.npartitions > 12
 
-    def smaller(client):
-        wait(da.random.random(shape, chunks=x.chunks).persist())
-
-    assert "large chunks" not in advised(smaller, **options)
+    assert "large chunks" not in advised(lambda client: spilling(x.chunks), **options)
 
 
 def hold(mib):
