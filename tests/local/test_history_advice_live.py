@@ -91,7 +91,7 @@ def test_short_tasks(advised):
     def many(client):
         wait(client.map(double, items))
 
-    advice = advised(many)["short tasks"]
+    advice = advised(many, threads_per_worker=128)["short tasks"]
     assert "'double'" in advice["evidence"][0]
 
     def batches(client):
@@ -99,7 +99,7 @@ def test_short_tasks(advised):
         assert names["results"] == [double(item) for item in items]
         assert len(names["futures"]) < 1000
 
-    assert "short tasks" not in advised(batches)
+    assert "short tasks" not in advised(batches, threads_per_worker=128)
 
 
 @pytest.mark.filterwarnings("ignore:Sending large graph")
@@ -109,7 +109,7 @@ def test_small_chunks(advised):
     def small(client):
         wait(da.random.random(shape, chunks=(5, 1000)).persist())
 
-    found = advised(small)
+    found = advised(small, threads_per_worker=128)
     advice = found["small chunks"]
     assert "39.06 kiB" in advice["evidence"][0]
     assert "short tasks" not in found
@@ -119,7 +119,7 @@ def test_small_chunks(advised):
     def larger(client):
         wait(da.random.random(shape, chunks=x.chunks).persist())
 
-    assert not {"small chunks", "short tasks"} & set(advised(larger))
+    assert not {"small chunks", "short tasks"} & set(advised(larger, threads_per_worker=128))
 
 
 @pytest.mark.slow
