@@ -3,8 +3,8 @@
 They are recorded and asked about as users do. Where what is to be pasted is code, the second
 computation is the first with that pasted. Thread-seconds are what counts where no resource manager
 keeps books, so workers here have many threads. Rules on walltimes and queues have the rows of a
-resource manager in `tests/unit/test_history_advice.py`: nothing else knows them. `serialising` does
-too, as it takes minutes of packing.
+resource manager in `tests/unit/test_history_advice.py`: nothing else knows them. `serialising` is
+there, too.
 """
 
 import json
