@@ -1,14 +1,20 @@
 """Advice: each rule with a history that triggers it and one that must not; tables for terminals."""
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
+import dask.dataframe as dd
+import pandas as pd
 import pytest
 import yaml
-from history_making import GIB, error, history, job, row, span, usage, worker
+from history_making import GIB, T0, error, history, job, row, span, usage, worker
 
+from dask_site.history.accounting.sacct import parse
 from dask_site.history.advice import RULES, advise
 from dask_site.history.ledger import Books, close_books
-from dask_site.history.rules import pool_setting
+from dask_site.history.rules import Advice
+from dask_site.history.rules.settings import pool_setting
 from dask_site.history.tables import bar, clean, duration, is_unicode, ledger_table, table
 
 
@@ -73,6 +79,22 @@ def chunks(gib):
     )
 
 
+def tiny(kib, prefix="add", code="job.py:7: y.compute()"):
+    """Ten thousand results of so many KiB, of tasks that take 10 ms."""
+    made = {prefix: {**tasks(10_000, 0.01)["f"], "nbytes": 10_000 * kib * 2**10}}
+    return history(
+        worker(end=1000, memory=32 * GIB),
+        span(execute={"thread-cpu": 100, "other": 100}, tasks=made, code=code),
+        usage(busy=200, idle={"dispatch": 300}),
+        seen=1000,
+    )
+
+
+def repeating(again):
+    made = {"f": {"states": {"forgotten": 20}, "seconds": {"compute": 150, "compute again": again}}}
+    return history(worker(end=100), span(execute={"thread-cpu": 150}, tasks=made), usage(busy=150))
+
+
 def carrying(mib):
     sizes = {"definitions": 500 * mib * 2**20, "largest definition": mib * 2**20}
     return history(worker(end=100), span(tasks=tasks(500, 0.1), sizes=sizes), usage(busy=50))
@@ -95,6 +117,7 @@ CASES = {
             seen=1000,
         ),
     ),
+    "small chunks": (tiny(80), 400 * 0.99, tiny(100 * 1024)),
     "few tasks": (
         history(worker(end=100, threads=8), usage(busy=200, idle={"starved": 600})),
         600,
@@ -127,6 +150,7 @@ CASES = {
     ),
     "large chunks": (chunks(5), 70, chunks(1)),
     "large graph": (carrying(4), 0, carrying(0.01)),
+    "recomputation": (repeating(75), 75, repeating(5)),
     "unused memory": (memory(4), 0, memory(40)),
     "full memory": (
         memory(50, idle={"paused": 50}, execute={"disk-write": 20}, spilled=9 * GIB),
@@ -158,6 +182,128 @@ def test_a_rule_speaks_where_there_is_evidence_and_is_silent_where_there_is_none
     assert RULES[rule](innocent, close_books(innocent)) is None
     assert RULES[rule](history(), close_books(history())) is None
     assert rule in {a.rule for a in advise(guilty)}
+
+
+def test_small_results_of_futures_are_short_tasks():
+    for one in (tiny(80, code="job.py:7: wait(client.map(f, items))"), tiny(0.1)):
+        rules = {a.rule for a in advise(one)}
+        assert "short tasks" in rules
+        assert "small chunks" not in rules
+    rules = {a.rule for a in advise(tiny(80, code="job.py:7: ds.map(f).compute()"))}
+    assert "small chunks" in rules
+    assert "short tasks" not in rules
+
+
+def test_partitions_are_made_larger_or_smaller_as_such():
+    df = dd.from_pandas(pd.DataFrame({"a": range(1000)}), npartitions=250)
+    (advice,) = [a for a in advise(tiny(80, "read_parquet-fused")) if a.rule == "small chunks"]
+    names = {"df": df}
+    exec(advice.paste, names)
+    assert names["df"].npartitions == 2
+    assert names["df"].a.sum().compute(scheduler="sync") == 499_500
+    made = {"read_csv": {"states": {"forgotten": 10}, "nbytes": 50 * GIB}}
+    large = history(
+        worker(end=100, memory=32 * GIB),
+        span(execute={"thread-cpu": 50, "disk-write": 70}, tasks=made),
+        usage(busy=120, spilled=9 * GIB),
+    )
+    (advice,) = [a for a in advise(large) if a.rule == "large chunks"]
+    exec(advice.paste, names)
+    assert names["df"].npartitions == 2 * 5 * 1024 // 128
+
+
+def without_pool(kind, rule):
+    """A history that a rule is for, of workers of another kind of cluster; two in each job."""
+    jobs = {"pool": None, "job": "17"}
+    busy = {"thread-cpu": 200, "thread-noncpu": 600}
+    there = {
+        "threads": [
+            worker("a", end=100, threads=4, **jobs),
+            worker("b", end=100, threads=4, **jobs),
+            span(execute=busy),
+            usage(None, busy=800),
+        ],
+        "unused memory": [
+            worker("a", end=100, memory=64 * GIB, **jobs),
+            worker("b", end=100, memory=64 * GIB, **jobs),
+            usage(None, busy=150, peak=4 * GIB, workers=2),
+        ],
+        "no work": [
+            worker("a", end=100, **jobs),
+            worker("b", end=100, **jobs),
+            usage(None, idle={"no work": 400}, workers=2),
+        ],
+        "few tasks": [
+            worker("a", end=100, **jobs),
+            worker("b", end=100, **jobs),
+            usage(None, busy=100, idle={"starved": 300}, workers=2),
+        ],
+        "short walltime": [
+            worker("a", end=100, lost_tasks=3, lost_seconds=90, expected=False, **jobs),
+        ],
+    }[rule]
+    rows = [row("17", state="TIMEOUT")] if rule == "short walltime" else []
+    one = history(*there, accounting=rows)
+    return replace(one, cluster=one.cluster.model_copy(update={"kind": kind}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule", "setting"),
+    [
+        ("SLURMCluster", "threads", "cluster = SLURMCluster(cores=8, processes=8)"),
+        ("LocalCluster", "threads", "(processes=True, n_workers=8, threads_per_worker=1)"),
+        ("scheduler", "threads", "--nworkers 4 --nthreads 1"),
+        ("PBSCluster", "unused memory", 'cluster = PBSCluster(memory="12GiB")'),
+        ("LocalCluster", "unused memory", 'cluster = LocalCluster(memory_limit="6GiB")'),
+        ("scheduler", "unused memory", "--memory-limit 6GiB"),
+        ("SLURMCluster", "no work", "cluster.adapt(minimum=0, maximum=2)"),
+        ("Cluster", "no work", 'cluster.adapt(idle="30 s")'),
+        ("scheduler", "no work", "client.shutdown()"),
+        ("SLURMCluster", "few tasks", 'cluster.adapt(maximum=2, target_duration="5 min")'),
+        ("SLURMCluster", "short walltime", 'cluster = SLURMCluster(walltime="00:03:20")'),
+        ("LocalCluster", "short walltime", "#SBATCH --time=00:03:20"),
+    ],
+)
+def test_the_setting_is_one_of_what_was_started(kind, rule, setting):
+    (advice,) = [a for a in advise(without_pool(kind, rule)) if a.rule == rule]
+    assert setting in advice.paste
+    assert "pools" not in advice.paste
+
+
+def test_workers_behind_a_notebook_are_told_with_how_long_they_had_nothing_to_do():
+    samples = [
+        usage(t=t, busy=min(t, 100), idle={"no work": max(0, 4 * (t - 100))}, workers=2)
+        for t in (0, 60, 100, 400, 700)
+    ]
+    there = [worker(n, end=700) for n in ("a", "b")]
+    notebook = history(*there, *samples, program="ipykernel_launcher.py", seen=700)
+    (advice,) = [a for a in advise(notebook) if a.rule == "no work"]
+    assert advice.title == "Workers were held behind a notebook that gave them nothing to do"
+    assert "The longest stretch was 10m00s, with 2 workers held." in advice.evidence[0]
+    assert "the kernel of a notebook" in advice.evidence[1]
+    (advice,) = [a for a in advise(history(*there, *samples, seen=700)) if a.rule == "no work"]
+    assert "notebook" not in advice.title
+
+
+ROWS = Path(__file__).with_name("sacct_rows")
+
+
+def test_rows_of_slurm_say_whether_a_walltime_was_too_short():
+    told = [t.job for t in parse((ROWS / "slurm_22_05.txt").read_text())]
+    for state, expected in (("TIMEOUT", True), ("COMPLETED", False)):
+        one = next(j for j in told if j.state == state and j.end - j.start >= 30)
+        at = one.start - T0
+        lost = {"lost_tasks": 3, "lost_seconds": 500.0, "expected": False}
+        there = worker("w", at, one.end - T0, threads=16, job=one.id, **lost)
+        rules = {a.rule for a in advise(history(there, accounting=[one], seen=one.end - T0))}
+        assert ("short walltime" in rules) is expected
+
+
+def test_what_it_would_have_saved_is_text():
+    one = Advice("title", (), "", core_seconds=36_000.0, nbytes=2.0 * GIB, seconds=90.0)
+    assert one.saving == "10.00 core-h, 1m30s of waiting, 2.00 GiB"
+    assert Advice("title", (), "", core_seconds=1.0).saving == "<0.01 core-h"
+    assert Advice("title", (), "").saving == ""
 
 
 def test_results_that_left_with_their_worker_are_lost_work():

@@ -144,6 +144,17 @@ def test_jobs_cost_and_advise(run):
     assert "names no price" in run("cost").stderr
     assert isinstance(json.loads(run("advise", "--json").stdout), list)
     assert run("advise", "3f2a").stdout.startswith("first (3f2a0001)")
+    for command in ("advise", "show"):
+        text = run(command, "3f2a").stdout
+        evidence, saving, setting = map(
+            text.index,
+            (
+                "  Nothing was submitted",
+                "  This would have saved up to 0.04 core-h:",
+                "    client.",
+            ),
+        )
+        assert evidence < saving < setting
 
 
 @pytest.mark.parametrize("what", ["spans", "workers", "jobs", "samples", "ledger", "clusters"])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from dask_site.history.books import Ledger
 from dask_site.history.ledger import close_books
 from dask_site.history.model import ClusterHistory
-from dask_site.history.rules import Advice, graphs, pools, tasks
+from dask_site.history.rules import Advice, cutting, graphs, pools, tasks
 
 __all__ = ["RULES", "Advice", "advise"]
 
@@ -16,7 +16,8 @@ Rule = Callable[[ClusterHistory, Ledger], Advice | None]
 
 #: All rules, by name.
 RULES: dict[str, Rule] = {
-    "short tasks": tasks.short_tasks,
+    "short tasks": cutting.short_tasks,
+    "small chunks": cutting.small_chunks,
     "few tasks": tasks.few_tasks,
     "no work": tasks.no_work,
     "straggler": tasks.straggler,
@@ -24,8 +25,9 @@ RULES: dict[str, Rule] = {
     "serialising": tasks.serialising,
     "same error": tasks.same_error,
     "lost work": tasks.lost_work,
-    "large chunks": graphs.large_chunks,
+    "large chunks": cutting.large_chunks,
     "large graph": graphs.large_graph,
+    "recomputation": graphs.recomputed,
     "unused memory": pools.unused_memory,
     "full memory": pools.full_memory,
     "long walltime": pools.long_walltime,

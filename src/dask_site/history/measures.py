@@ -80,8 +80,8 @@ def submitting_line(span: Any) -> str | None:
     return None
 
 
-def definitions(scheduler: Any, most: int = 10) -> Iterator[tuple[str, Any, int]]:
-    """Yield span, task group and bytes of the definitions of a few tasks, their data included.
+def definitions(scheduler: Any, most: int = 10) -> Iterator[tuple[str, Any, Any, int]]:
+    """Yield span, task group, key and bytes of the definition of a few tasks, its data included.
 
     They are some of the newest 200 times `most`, and those that workers have had longest, at most
     `most` of each: a task that is done has no definition any more.
@@ -91,7 +91,13 @@ def definitions(scheduler: Any, most: int = 10) -> Iterator[tuple[str, Any, int]
     for ts in [*newest, *(next(iter(ws.processing)) for ws in having)]:
         span = ts.group.span_id if ts.run_spec is not None and ts.group is not None else None
         if span is not None:
-            yield span, ts.group, sizeof(ts.run_spec)
+            yield span, ts.group, ts.key, sizeof(ts.run_spec)
+
+
+def keys_in(scheduler: Any, group: Any, keys: Collection[Any]) -> int:
+    """Return how many of some keys are those of tasks of a group, as long as these are there."""
+    found = (scheduler.tasks.get(key) for key in keys)
+    return sum(ts is not None and ts.group is group for ts in found)
 
 
 # -- workers --------------------------------------------------------------------------------

@@ -144,6 +144,10 @@ class WorkerRecord(Record):
     busy: Amount = 0.0
 
 
+#: Of the seconds of tasks: those of `compute` for what had been computed before and let go.
+AGAIN = "compute again"
+
+
 class Tasks(BaseModel):
     """The tasks of one key prefix within a span.
 
@@ -152,7 +156,8 @@ class Tasks(BaseModel):
     states : dict of str to int
         How many are, or ended, in each of distributed's states.
     seconds : dict of str to float
-        ``compute``, ``transfer``, ``disk-read`` ..., as distributed measures them: thread-seconds.
+        ``compute``, ``transfer``, ``disk-read`` ..., as distributed measures them: thread-seconds;
+        and `AGAIN`, about how much of ``compute``, by a sample of the keys.
     nbytes : int
         Of their results.
     """

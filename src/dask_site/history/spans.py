@@ -15,6 +15,7 @@ from dask_site.history.measures import (
     clean_id,
     definitions,
     groups_mark,
+    keys_in,
     metrics_mark,
     span_metrics,
     spans_of,
@@ -31,9 +32,12 @@ _MOST_PREFIXES = 300
 # Seconds that may go into the size of definitions each time.
 _MEASURING = 0.002
 _MOST_AMOUNTS = 90
+# Groups of which a few keys are kept, and how many.
+_MOST_TRACED, _MOST_KEYS = 10_000, 4
 _MOST_LEVELS = 20
 _LONGEST_RECORD = 200_000
 OTHERS = "(others)"
+AGAIN = "compute again"
 _DONE = frozenset({"memory", "erred", "released", "forgotten"})
 
 
@@ -138,13 +142,41 @@ class Spans:
         self._known = 0
         self._active: dict[str, _Watched] = {}
         self._settled: deque[_Watched] = deque()
+        # By name: the first group that was seen of it, and a few of its keys.
+        self._traced: dict[str, tuple[Any, set[Any]]] = {}
+        # Of groups that came later under the name of another: the share of its keys in them.
+        self._again: dict[Any, float] = {}
+
+    def _trace(self, group: Any, key: Any) -> None:
+        # Only collections name a group by what it computes.
+        if isinstance(key, tuple) and (
+            group.name in self._traced or len(self._traced) < _MOST_TRACED
+        ):
+            first, keys = self._traced.setdefault(group.name, (group, set()))
+            if first is group and len(keys) < _MOST_KEYS:
+                keys.add(key)
+
+    def _computed_again(self, group: Any) -> float:
+        """Return about which share of a group's tasks had been computed before and let go.
+
+        A group of which all tasks were let go is another when they come again, under one name; so
+        is one of other parts of the same collection, which has none of the keys.
+        """
+        first, keys = self._traced.get(group.name, (group, ()))
+        if first is group:
+            return 0.0
+        share = max(self._again.get(group, 0.0), keys_in(self._scheduler, group, keys) / len(keys))
+        if share:
+            self._again[group] = share
+        return share
 
     def _measure(self) -> None:
         """Look how large the definitions of a few tasks are: they stand for those that are new."""
         end = time.perf_counter() + _MEASURING
         seen: dict[Any, list[int]] = {}
         with suppress(Exception):  # what stands in them is the user's
-            for span, group, nbytes in definitions(self._scheduler):
+            for span, group, key, nbytes in definitions(self._scheduler):
+                self._trace(group, key)
                 if span in self._active:
                     seen.setdefault(group, []).append(nbytes)
                 if time.perf_counter() > end:
@@ -203,16 +235,18 @@ class Spans:
         def written() -> None:
             watched.sent = mark
 
-        return Change(_record(watched), written)
+        return Change(_record(watched, self._computed_again), written)
 
 
-def _record(watched: _Watched) -> dict[str, Any]:
+def _record(watched: _Watched, again: Callable[[Any], float]) -> dict[str, Any]:
     span = watched.span
     prefixes = {name: _copy(prefix) for name, prefix in watched.sums.items()}
     done = True
     for group in list(watched.live()):
         name = clean(group.prefix.name, 200, "(unnamed)")
         seconds = group.all_durations
+        if (share := again(group)) and "compute" in seconds:
+            seconds = {**seconds, AGAIN: share * seconds["compute"]}
         prefixes.setdefault(name, _Prefix()).add(group.states, seconds, group.nbytes_total)
         if group.start and (not watched.start or group.start < watched.start):
             watched.start = group.start

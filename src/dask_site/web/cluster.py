@@ -171,18 +171,11 @@ def _sources(ledger: Ledger) -> str:
 
 
 def _advice(advice: Advice) -> dict[str, Any]:
-    savings = []
-    if advice.core_seconds:
-        savings.append(f"{words.hours(advice.core_seconds / 3600)} core-h")
-    if advice.seconds:
-        savings.append(f"{words.length(advice.seconds)} of waiting")
-    if advice.nbytes:
-        savings.append(words.size(advice.nbytes))
     return {
         "title": advice.title,
         "evidence": advice.evidence,
         "paste": "\n".join(words.name(line) for line in advice.paste.splitlines()),
-        "saving": ", ".join(savings),
+        "saving": advice.saving,
     }
 
 

@@ -172,6 +172,8 @@ def _advice(advice: Advice) -> str:
     from dask_site.history.tables import clean
 
     lines = [f"* {clean(advice.title)}", *(f"  {clean(text)}" for text in advice.evidence)]
+    if advice.saving:
+        lines.append(f"  This would have saved up to {advice.saving}:")
     return "\n".join([*lines, *(f"    {clean(line)}" for line in advice.paste.splitlines())])
 
 

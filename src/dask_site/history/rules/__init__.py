@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
+
+from dask.utils import format_bytes
+
+from dask_site.history.tables import duration
 
 #: Core-seconds below which nothing is worth a word.
 WORTH = 60.0
@@ -42,13 +44,17 @@ class Advice:
     seconds: float = 0.0
     rule: str = ""
 
-
-def pool_setting(pool: str | None, setting: str, value: str) -> str:
-    """Return what a user writes to change a pool."""
-    path = "# ~/.config/dask/site.yaml"
-    # A worker's pool is what its user made it: quoted, it can't be anything but a name.
-    name = pool if pool and re.fullmatch(r"[a-z][a-z0-9_-]*", pool) else json.dumps(pool or "cpu")
-    return f"{path}\ndask_site:\n  pools:\n    {name}:\n      {setting}: {value}"
+    @property
+    def saving(self) -> str:
+        """What it would have saved, at most, as text; empty where that is not known."""
+        parts = []
+        if self.core_seconds:
+            parts.append(core_hours(self.core_seconds))
+        if self.seconds:
+            parts.append(f"{duration(self.seconds)} of waiting")
+        if self.nbytes:
+            parts.append(format_bytes(int(self.nbytes)))
+        return ", ".join(parts)
 
 
 def percent(share: float) -> str:
@@ -58,4 +64,5 @@ def percent(share: float) -> str:
 
 def core_hours(seconds: float) -> str:
     """Return core-seconds as text."""
-    return f"{seconds / 3600:.2f} core-h"
+    hours = seconds / 3600
+    return "<0.01 core-h" if 0 < hours < 0.005 else f"{hours:,.2f} core-h"

@@ -1,4 +1,4 @@
-"""Rules on the graph that was submitted: how large its chunks are, and what it carries."""
+"""Rules on the graph that was submitted: what it carries, and what it computes again."""
 
 from __future__ import annotations
 
@@ -6,52 +6,14 @@ import math
 
 from dask.utils import format_bytes
 
-from dask_site.history.allocations import allocations
-from dask_site.history.books import Ledger
+from dask_site.history.books import IN_TASKS, Ledger
 from dask_site.history.model import ClusterHistory
+from dask_site.history.records import AGAIN, SpanRecord
 from dask_site.history.rules import WORTH, Advice, core_hours, percent
 
 _MIB = 2**20
-_ENDED = ("memory", "released", "forgotten")
-#: A task holds its inputs, its result and copies at once: several chunks.
-_CHUNKS_AT_ONCE = 4
-#: Of what a chunk should be, and of the definitions of all tasks, in bytes.
-_GOOD_CHUNK = 128 * _MIB
+#: Of the definitions of one task, and of all, in bytes.
 _HEAVY_TASK, _HEAVY_GRAPH = _MIB, 100 * _MIB
-
-
-def large_chunks(history: ClusterHistory, ledger: Ledger) -> Advice | None:
-    """Find results so large that a thread has no room for a few, where workers spilled."""
-    spent = ledger.whole.of("disk") + ledger.whole.of("idle: paused")
-    spilled = max((sample.spilled for sample in history.samples), default=0)
-    room = _room(history)
-    # Spilling takes time that only tasks which wait for it see: what is on disk is evidence too.
-    if not room or not (spent >= WORTH or (spilled and spilled >= room)):
-        return None
-    found: tuple[float, str, int] | None = None
-    for span in history.spans:
-        for prefix, tasks in span.tasks.items():
-            count = sum(tasks.states.get(state, 0) for state in _ENDED)
-            if count and (found is None or tasks.nbytes / count > found[0]):
-                found = tasks.nbytes / count, prefix, count
-    if found is None or _CHUNKS_AT_ONCE * found[0] < room:
-        return None
-    size, prefix, count = found
-    wanted = max(_MIB, min(_GOOD_CHUNK, 2 ** int(math.log2(room / (2 * _CHUNKS_AT_ONCE)))))
-    share = ledger.whole.share("disk", "idle: paused")
-    return Advice(
-        "Chunks are too large for the memory of the workers",
-        (
-            f"{count} results of {prefix!r} have {format_bytes(size)} each on average; a thread "
-            f"has {format_bytes(room)}, and a task holds some {_CHUNKS_AT_ONCE} chunks at once.",
-            f"At most {format_bytes(spilled)} of a pool were on disk; spilling in tasks and "
-            f"pausing took {core_hours(spent)}, {percent(share)} of the allocation.",
-        ),
-        f'x = x.rechunk("{wanted // _MIB}MiB")  # where it is opened: chunks=..., or\n'
-        f'df = df.repartition(partition_size="{wanted // _MIB}MiB")',
-        core_seconds=spent,
-        nbytes=spilled,
-    )
 
 
 def large_graph(history: ClusterHistory, _ledger: Ledger) -> Advice | None:
@@ -62,11 +24,10 @@ def large_graph(history: ClusterHistory, _ledger: Ledger) -> Advice | None:
         return None
     whole, each = span.sizes["definitions"], span.sizes["largest definition"]
     count = sum(sum(tasks.states.values()) for tasks in span.tasks.values())
-    where = f", submitted at {span.code}" if span.code else ""
     return Advice(
         "Data travels with the tasks, through the scheduler",
         (
-            f"{' / '.join(span.name)!r}{where}: its {count} tasks carry up to {format_bytes(each)} "
+            f"{_named(span)}: its {count} tasks carry up to {format_bytes(each)} "
             "each in their own definition.",
             f"The scheduler kept and sent about {format_bytes(whole)} that workers could read or "
             "hold themselves.",
@@ -77,7 +38,33 @@ def large_graph(history: ClusterHistory, _ledger: Ledger) -> Advice | None:
     )
 
 
-def _room(history: ClusterHistory) -> float:
-    """Return the least memory of a thread among the workers; 0 if nobody knows."""
-    workers = [stay.worker for job in allocations(history) for stay in job.stays]
-    return min((w.memory / w.threads for w in workers if w.memory and w.threads), default=0.0)
+def recomputed(history: ClusterHistory, ledger: Ledger) -> Advice | None:
+    """Find tasks that were computed again, as nothing had kept their results."""
+    again = {
+        (number, prefix): tasks.seconds[AGAIN]
+        for number, span in enumerate(history.spans)
+        for prefix, tasks in span.tasks.items()
+        if AGAIN in tasks.seconds
+    }
+    seconds = min(math.fsum(again.values()), math.fsum(map(ledger.whole.of, IN_TASKS)))
+    if seconds < WORTH or seconds < 0.05 * ledger.whole.allocated:
+        return None
+    number, prefix = max(again, key=again.__getitem__)
+    share = seconds / ledger.whole.allocated
+    return Advice(
+        "The same tasks were computed again, as nothing kept their results",
+        (
+            f"{_named(history.spans[number])}: its tasks {prefix!r} computed for "
+            f"{core_hours(again[number, prefix])} what had been computed before and let go.",
+            f"All that was computed again took {core_hours(seconds)}, {percent(share)} of the "
+            "allocation.",
+        ),
+        "x = x.persist()  # once, before all that uses it; or all of that at once:\n"
+        "# a, b = dask.compute(x.mean(), x.std())",
+        core_seconds=seconds,
+    )
+
+
+def _named(span: SpanRecord) -> str:
+    where = f", submitted at {span.code}" if span.code else ""
+    return f"{' / '.join(span.name)!r}{where}"

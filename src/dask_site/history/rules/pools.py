@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from datetime import timedelta
 
 from dask.utils import format_bytes
 
@@ -13,11 +12,10 @@ from dask_site.history.allocations import Allocation, allocations
 from dask_site.history.books import Ledger
 from dask_site.history.model import ClusterHistory
 from dask_site.history.records import UsageRecord
-from dask_site.history.rules import WORTH, Advice, core_hours, percent, pool_setting
-from dask_site.history.rules.graphs import large_chunks
+from dask_site.history.rules import WORTH, Advice, core_hours, percent, settings
+from dask_site.history.rules.cutting import large_chunks, smaller
 from dask_site.history.tables import duration
 from dask_site.history.waits import waits
-from dask_site.sitefile.units import format_walltime
 
 _GIB = 2**30
 _NEAR = 0.9
@@ -46,7 +44,7 @@ def unused_memory(history: ClusterHistory, _ledger: Ledger) -> Advice | None:
                 f"({percent(used / limit)}).",
                 f"Half as much again would be {format_bytes(needed)} for each worker.",
             ),
-            pool_setting(usage.pool, "memory", f"{needed * each // _GIB}GiB"),
+            settings.memory(history, usage.pool, needed // _GIB),
             nbytes=freed,
         )
         if best is None or found.nbytes > best.nbytes:
@@ -76,7 +74,7 @@ def full_memory(history: ClusterHistory, ledger: Ledger) -> Advice | None:
             f"Spilling in tasks and pausing took {core_hours(spent)}, {percent(share)} of the "
             "allocation.",
         ),
-        'x = x.rechunk("64MiB")  # smaller chunks; or: with pool("highmem"): ...',
+        "# smaller chunks, or more memory for each:\n" + _less_or_more(history, usage.pool),
         core_seconds=spent,
         nbytes=max(spilled, ledger.beside.spill_bytes),
     )
@@ -101,7 +99,7 @@ def long_walltime(history: ClusterHistory, _ledger: Ledger) -> Advice | None:
                 f"{duration(longest)} ({percent(longest / walltime)}).",
                 f"They waited {duration(wait)} each: shorter jobs fit into more gaps.",
             ),
-            pool_setting(pool, "walltime", f'"{format_walltime(timedelta(seconds=needed))}"'),
+            settings.walltime(history, pool, needed),
             seconds=math.fsum(waited),
         )
         if best is None or found.seconds > best.seconds:
@@ -130,9 +128,7 @@ def short_walltime(history: ClusterHistory, ledger: Ledger) -> Advice | None:
             f"{sum(s.worker.lost_tasks for s in stays)} tasks unfinished.",
             f"These tasks had run for {core_hours(lost)}.",
         ),
-        pool_setting(
-            pool, "walltime", f'"{format_walltime(timedelta(seconds=2 * round(longest)))}"'
-        ),
+        settings.walltime(history, pool, 2 * round(longest)),
         core_seconds=min(lost, ledger.whole.of("lost")),
     )
 
@@ -157,9 +153,17 @@ def long_queue(history: ClusterHistory, _ledger: Ledger) -> Advice | None:
             f"{duration(longest.seconds)}, in pool {longest.pool or '(none)'}{why}.",
         ),
         "# one cluster for all steps of a program; smaller or shorter jobs start sooner\n"
-        + pool_setting(longest.pool, "walltime", '"01:00:00"'),
+        + settings.walltime(history, longest.pool, 3600),
         seconds=alone,
     )
+
+
+def _less_or_more(history: ClusterHistory, pool: str | None) -> str:
+    text = smaller(history, 64 * 2**20, 2)
+    largest = max((w for w in history.workers if w.pool == pool), key=lambda w: w.memory)
+    if pool is None and history.cluster.kind != "Cluster":
+        return f"{text}\n# {settings.more_memory(history, largest)}"
+    return f'{text}\n# with pool("highmem"): ...'
 
 
 def _limit(history: ClusterHistory, pool: str | None) -> int:

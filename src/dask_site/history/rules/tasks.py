@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import defaultdict
@@ -11,43 +12,14 @@ from dask.utils import format_bytes
 from dask_site.history.allocations import Stay, allocations
 from dask_site.history.books import Ledger
 from dask_site.history.model import ClusterHistory
-from dask_site.history.rules import WORTH, Advice, core_hours, percent, pool_setting
+from dask_site.history.records import IDLE
+from dask_site.history.rules import WORTH, Advice, core_hours, percent, settings
+from dask_site.history.rules.cutting import smaller
 from dask_site.history.tables import duration
 
-_ENDED = ("memory", "released", "forgotten")
-_GOOD_TASK = 1.0
-
-
-def short_tasks(history: ClusterHistory, ledger: Ledger) -> Advice | None:
-    """Tasks so short that starting them costs a good part of the time."""
-    counts: dict[str, int] = defaultdict(int)
-    seconds: dict[str, float] = defaultdict(float)
-    for span in history.spans:
-        for prefix, tasks in span.tasks.items():
-            counts[prefix] += sum(tasks.states.get(state, 0) for state in _ENDED)
-            seconds[prefix] += tasks.seconds.get("compute", 0.0)
-    ended = sum(counts.values())
-    parts = ("idle: dispatch", "other", "serialise")
-    overhead, share = sum(map(ledger.whole.of, parts)), ledger.whole.share(*parts)
-    if ended < 1000 or overhead < WORTH or share < 0.1:
-        return None
-    mean = math.fsum(seconds.values()) / ended
-    if mean >= 0.1:
-        return None
-    prefix = max(counts, key=counts.__getitem__)
-    factor = math.ceil(_GOOD_TASK / max(mean, 1e-3))
-    return Advice(
-        "Tasks are too short: starting them costs a good part of the time",
-        (
-            f"{ended} tasks computed for {mean * 1000:.1f} ms each on average; most of them, "
-            f"{counts[prefix]}, are {prefix!r}.",
-            f"Starting them and moving their data took {percent(share)} of the allocation "
-            f"({core_hours(overhead)}).",
-        ),
-        f"# chunks or batches about {factor} times larger, so that a task takes a second\n"
-        f"client.map(function, items, batch_size={factor})",
-        core_seconds=overhead * (1 - mean / _GOOD_TASK),
-    )
+_MIB = 2**20
+#: The program of a notebook's kernel.
+_KERNELS = frozenset({"ipykernel_launcher.py", "colab_kernel_launcher.py"})
 
 
 def few_tasks(history: ClusterHistory, ledger: Ledger) -> Advice | None:
@@ -64,7 +36,7 @@ def few_tasks(history: ClusterHistory, ledger: Ledger) -> Advice | None:
             f"{percent(share)} of the allocation.",
             f"While there was work, it kept {percent(busy / (busy + idle))} of the threads busy.",
         ),
-        'cluster.adapt(target_duration="5 min")  # fewer workers for longer; or smaller chunks',
+        f"# fewer workers for longer; or smaller chunks\n{settings.fewer_workers(history)}",
         core_seconds=starved,
     )
 
@@ -75,17 +47,50 @@ def no_work(history: ClusterHistory, ledger: Ledger) -> Advice | None:
     if idle < WORTH or share < 0.2:
         return None
     pool = max(ledger.pools, key=lambda name: ledger.pools[name].of("idle: no work"))
+    program = history.cluster.program or "an unnamed program"
+    notebook = program in _KERNELS
+    longest, workers = _quiet(history, pool)
+    told = ""
+    if longest:
+        told = (
+            f" The longest stretch was {duration(longest)}, with {_some(workers, 'worker')} held."
+        )
     return Advice(
-        "Workers were held while nothing was submitted",
+        "Workers were held behind a notebook that gave them nothing to do"
+        if notebook
+        else "Workers were held while nothing was submitted",
         (
             f"Nothing was submitted for {core_hours(idle)}, {percent(share)} of the allocation; "
-            f"most of it in pool {pool or '(none)'}.",
+            f"most of it in pool {pool or '(none)'}.{told}",
             f"The cluster was a {history.cluster.kind}, run from "
-            f"{history.cluster.program or 'an unnamed program'}.",
+            f"{'the kernel of a notebook' if notebook else program}.",
         ),
-        'cluster.adapt(idle="30 s")  # gives idle jobs back; or: with Cluster() as cluster: ...',
+        settings.idle_workers(history),
         core_seconds=idle,
     )
+
+
+def _quiet(history: ClusterHistory, pool: str | None) -> tuple[float, int]:
+    """Return the longest stretch without work, in seconds, and the workers held then, at most."""
+    samples = [sample for sample in history.samples if sample.pool == pool]
+    best, stretch = (0.0, 0), (0.0, 0)
+    for before, after in itertools.pairwise(samples):
+        moved = {
+            word: after.threads.get(word, 0.0) - before.threads.get(word, 0.0)
+            for word in {*before.threads, *after.threads}
+        }
+        idle = moved.pop(IDLE[0], 0.0)
+        # A worker's last heartbeat is a little older than what the scheduler knows.
+        if idle > 0 and math.fsum(moved.values()) < 0.01 * idle:
+            stretch = stretch[0] + after.t - before.t, max(stretch[1], before.workers)
+        else:
+            stretch = 0.0, 0
+        best = max(best, stretch)
+    return best
+
+
+def _some(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def straggler(history: ClusterHistory, ledger: Ledger) -> Advice | None:
@@ -118,7 +123,7 @@ def straggler(history: ClusterHistory, ledger: Ledger) -> Advice | None:
                 f"They waited for {core_hours(starved)}.",
             ),
             "# split what is largest, so that it doesn't end last:\n"
-            'x = x.rechunk("64MiB")  # or df.repartition(partition_size="64MiB")',
+            + smaller(history, 64 * _MIB, 2),
             core_seconds=starved,
         )
     return None
@@ -151,7 +156,7 @@ def gil(history: ClusterHistory, ledger: Ledger) -> Advice | None:
             f"Workers with {threads:.0f} threads kept {cores:.1f} cores busy each: as with "
             "Python's global lock, one at a time.",
         ),
-        pool_setting(worker.pool, "processes", str(worker.threads)),
+        settings.processes(history, worker.pool, worker.threads),
         core_seconds=waiting,
     )
 
@@ -225,7 +230,7 @@ def lost_work(history: ClusterHistory, ledger: Ledger) -> Advice | None:
     memory = sum("MEMORY" in state for _, state in stays)
     paste = "x = x.persist()  # or write it: x.to_zarr(...), so that less is done again"
     if memory:
-        paste = 'with pool("highmem"):  # or needs(memory="64GiB") for the function\n    ...'
+        paste = settings.more_memory(history, stays[0][0].worker)
     shortest = min(stay.seconds for stay, _ in stays)
     return Advice(
         "Workers were killed, and their tasks done again",
