@@ -26,7 +26,7 @@ from chromium import CHROMIUM, Tab, chromium
 
 WHERE = ["login", "job"]
 # As plain Dask does it, whatever is between: what its dashboard can't send.
-UPSTREAM = {"/individual-compute-time-per-key": "can't serialize"}
+UPSTREAM = {"/individual-compute-time-per-key": "serialize <class"}
 SHOWN = """
 (() => { const shown = window.Bokeh && Bokeh.documents && Bokeh.documents[0];
   return JSON.stringify([document.readyState, location.pathname, shown ? shown.roots().length : 0,
@@ -47,7 +47,8 @@ class Page(Tab):
         until = time.monotonic() + _PATIENCE
         while True:
             found = await self.state()
-            if ready(*found) or time.monotonic() > until:
+            failed = any(status == 502 for status, _ in self.failed())
+            if ready(*found) or failed or time.monotonic() > until:
                 return found
             await asyncio.sleep(0.1)
 
@@ -58,11 +59,15 @@ class Page(Tab):
     def told(self, method):
         return [params for name, params in self.events if name == method]
 
+    def failed(self):
+        """Return the answers that are none, also to WebSockets, as (status, address)."""
+        kinds = ("Network.responseReceived", "Network.webSocketHandshakeResponseReceived")
+        answers = [one["response"] for kind in kinds for one in self.told(kind)]
+        return [(one["status"], one.get("url", "")) for one in answers if one["status"] >= 400]
+
     def wrong(self):
         """Return all that the browser complained of, and each request that failed."""
-        answers = [one["response"] for one in self.told("Network.responseReceived")]
-        failed = [(one["status"], one["url"]) for one in answers if one["status"] >= 400]
-        failed += [one["errorText"] for one in self.told("Network.loadingFailed")]
+        failed = self.failed() + [one["errorText"] for one in self.told("Network.loadingFailed")]
         logged = [
             one["args"]
             for one in self.told("Runtime.consoleAPICalled")
@@ -134,7 +139,12 @@ def test_alice_sees_every_page_of_it_live(where, alices, window, dashboards, tmp
                     return False
                 return not bokeh or (tab.is_live() and (roots > 0 or path in UPSTREAM))
 
-            found = await tab.show(f"{base}{path}", ready)
+            for _ in range(3):
+                found = await tab.show(f"{base}{path}", ready)
+                # One that is busy for longer than the proxy waits, on a machine that does much
+                # else, is opened again.
+                if not any(status == 502 for status, _ in tab.failed()):
+                    break
             assert ready(*found), (path, found[:3], tab.wrong())
             if path in UPSTREAM:
                 assert await said(tab, UPSTREAM[path]), path
