@@ -33,8 +33,11 @@ def test_it_needs_the_page_of_its_own_origin(where, ids, alice):
             status, stream = alice.websocket(cluster, path, origin=origin)
             stream.close()
             kept_out(status == 403, origin, path, status)
-    status, stream = alice.websocket(cluster)  # the control
+    status, stream = alice.websocket(cluster)  # the controls
     assert status == 101 and stream.recv(1)
+    stream.close()
+    status, stream = alice.websocket(cluster, "/eventstream")
+    assert status == 101
     stream.close()
 
 

@@ -92,7 +92,7 @@ def test_the_owner_passes_and_others_do_not(broker, places):
     verdict = broker.decide(Asked(cluster, mine))
     assert verdict.status == 204
     assert verdict.upstream == f"http://unix:{places.doors}/{cluster}.sock:"
-    assert verdict.host == f"{cluster}.dask.test"
+    assert verdict.host == f"{cluster}.dask.test:8443"
     _, theirs = logged_in(broker, OTHER, cluster)
     assert broker.decide(Asked(cluster, theirs)).status == 403
     assert broker.decide(Asked(cluster, "")).status == 401

@@ -201,7 +201,7 @@ class Broker:
         return Verdict(204, f"https://{address}:{places.port}", self._writer, self._writer)
 
     def _way_to(self, cluster: Cluster) -> Verdict:
-        places, host = self.places, f"{cluster.id}.{self.places.domain}"
+        places, host = self.places, self.places.upstream(cluster.id)
         if cluster.address:
             return Verdict(204, f"https://{cluster.address}", _certified(cluster.id), host)
         if cluster.host == places.host:

@@ -85,7 +85,18 @@ class Places:
     def origin(self, cluster: str = "") -> str:
         """Return the origin of a cluster's dashboard, or of the pages before them all."""
         name = f"{cluster}.{self.domain}" if cluster and not self.paths else self.domain
-        return f"https://{name}" + (f":{self.port}" if self.port != _HTTPS else "")
+        return f"https://{name}{self._suffix}"
+
+    def upstream(self, cluster: str) -> str:
+        """Return what the server of a cluster's dashboard is told that it is called, with port.
+
+        It is the same below paths: nginx says the origin by it, too.
+        """
+        return f"{cluster}.{self.domain}{self._suffix}"
+
+    @property
+    def _suffix(self) -> str:
+        return f":{self.port}" if self.port != _HTTPS else ""
 
     def page(self, cluster: str, path: str = "/status") -> str:
         """Return the address of a page of a cluster's dashboard."""
