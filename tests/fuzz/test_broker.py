@@ -225,7 +225,9 @@ registrations = st.fixed_dictionaries(
 def test_a_registration_is_refused_or_is_ones_own(broker, about, ip):
     hers = broker.registry.new(54321, {"name": "hers"}, "10.0.0.9:4000")
     try:
-        said = broker.register_job(12345, {**about, "id": about.get("id", hers.id)}, ip, print)
+        said = broker.clusters.register_job(
+            12345, {**about, "id": about.get("id", hers.id)}, ip, print
+        )
     except RefusedError as refused:
         assert str(refused)
         assert set(broker.registry.own) == {hers.id}

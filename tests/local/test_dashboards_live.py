@@ -310,10 +310,10 @@ def test_who_asks_too_often_waits_and_then_goes_on(folders):
 def test_what_lets_in_is_not_logged_when_something_breaks(folders):
     code = BROKER.replace(
         "asyncio.run",
-        """from dask_site.dashboards.broker import Broker
+        """from dask_site.dashboards.logins import Logins
 async def breaks(*_):
     raise RuntimeError("of a test")
-Broker.arrive = Broker.enter = breaks
+Logins.arrive = Logins.enter = breaks
 asyncio.run""",
     )
     with open(f"{folders[0]}.log", "wb") as log, process(code, *folders, stderr=log) as broker:

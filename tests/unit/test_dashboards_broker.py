@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 from cryptography import x509
 
-from dask_site.dashboards import accounts, keys
-from dask_site.dashboards import broker as brokers
-from dask_site.dashboards.broker import Asked, Broker
+from dask_site.dashboards import accounts, clusters, keys
+from dask_site.dashboards.broker import Broker
+from dask_site.dashboards.gate import Asked
 from dask_site.dashboards.onward import after_login
 from dask_site.dashboards.past import Past
 from dask_site.dashboards.peers import Peers
@@ -69,7 +69,9 @@ def writes(past, host):
 
 
 def registered(broker, uid=ME, lines=None, **about):
-    said, listener = broker.register(uid, about, (lines if lines is not None else []).append)
+    said, listener = broker.clusters.register(
+        uid, about, (lines if lines is not None else []).append
+    )
     if listener is not None:
         listener.close()
     return said["id"]
@@ -77,7 +79,9 @@ def registered(broker, uid=ME, lines=None, **about):
 
 def job(broker, uid=ME, lines=None, **more):
     asked = {"port": 40000, "request": keys.request()[0], **more}
-    return broker.register_job(uid, asked, "10.0.0.7", (lines if lines is not None else []).append)
+    return broker.clusters.register_job(
+        uid, asked, "10.0.0.7", (lines if lines is not None else []).append
+    )
 
 
 def logged_in(broker, uid, *clusters):
@@ -89,17 +93,17 @@ def logged_in(broker, uid, *clusters):
 def test_the_owner_passes_and_others_do_not(broker, places):
     cluster = registered(broker)
     _, mine = logged_in(broker, ME, cluster)
-    verdict = broker.decide(Asked(cluster, mine))
+    verdict = broker.gate.decide(Asked(cluster, mine))
     assert verdict.status == 204
     assert verdict.upstream == f"http://unix:{places.doors}/{cluster}.sock:"
     assert verdict.host == f"{cluster}.dask.test:8443"
     _, theirs = logged_in(broker, OTHER, cluster)
-    assert broker.decide(Asked(cluster, theirs)).status == 403
-    assert broker.decide(Asked(cluster, "")).status == 401
-    assert broker.decide(Asked(cluster, "x.y")).status == 401
+    assert broker.gate.decide(Asked(cluster, theirs)).status == 403
+    assert broker.gate.decide(Asked(cluster, "")).status == 401
+    assert broker.gate.decide(Asked(cluster, "x.y")).status == 401
     for name in ("", "../x", new_id()[:-1], cluster.upper(), f"{cluster}.sock", "a b"):
-        assert broker.decide(Asked(name, mine)).status == 403
-    assert broker.decide(Asked(new_id(), mine)).status == 401
+        assert broker.gate.decide(Asked(name, mine)).status == 403
+    assert broker.gate.decide(Asked(new_id(), mine)).status == 401
 
 
 @pytest.mark.parametrize(
@@ -125,26 +129,26 @@ def test_from_which_page_it_is_asked(broker, asked, status):
     cluster = registered(broker)
     _, mine = logged_in(broker, ME, cluster)
     given = {key: value.format(id=cluster) for key, value in asked.items()}
-    assert broker.decide(Asked(cluster, mine, **given)).status == status
+    assert broker.gate.decide(Asked(cluster, mine, **given)).status == status
 
 
 def test_sharing_is_for_a_while_and_by_its_owner(broker, clock, monkeypatch):
-    monkeypatch.setattr(brokers, "uid_of", {"bob": OTHER, "me": ME}.get)
+    monkeypatch.setattr(accounts, "uid_of", {"bob": OTHER, "me": ME}.get)
     lines = []
     cluster = registered(broker, lines=lines, name="mine")
     session, theirs = logged_in(broker, OTHER, cluster)
-    asyncio.run(broker.share(ME, "mine", "bob", 60))
-    assert broker.decide(Asked(cluster, theirs)).status == 204
-    assert [one["id"] for one in asyncio.run(broker.listed(OTHER))] == [cluster]
+    asyncio.run(broker.shares.share(ME, "mine", "bob", 60))
+    assert broker.gate.decide(Asked(cluster, theirs)).status == 204
+    assert [one["id"] for one in asyncio.run(broker.shares.listed(OTHER))] == [cluster]
     with pytest.raises(RefusedError, match="no such cluster"):
-        asyncio.run(broker.share(OTHER, cluster, "me", 60))
-    asyncio.run(broker.share(ME, cluster, "bob", 0))
-    assert broker.decide(Asked(cluster, theirs)).status == 403
+        asyncio.run(broker.shares.share(OTHER, cluster, "me", 60))
+    asyncio.run(broker.shares.share(ME, cluster, "bob", 0))
+    assert broker.gate.decide(Asked(cluster, theirs)).status == 403
     assert lines == [{"cut": [broker.sessions.view(session.id, cluster)]}]
-    asyncio.run(broker.share(ME, cluster, "bob", 30))
+    asyncio.run(broker.shares.share(ME, cluster, "bob", 30))
     clock.now += 31
-    assert broker.decide(Asked(cluster, theirs)).status == 403
-    asyncio.run(broker.hear())
+    assert broker.gate.decide(Asked(cluster, theirs)).status == 403
+    asyncio.run(broker.exchange.hear())
     assert len(lines) == 2
     for user, seconds, why in (
         ("nobody-here", 60, "no such user"),
@@ -157,32 +161,32 @@ def test_sharing_is_for_a_while_and_by_its_owner(broker, clock, monkeypatch):
         (None, 60, "no such user"),
     ):
         with pytest.raises(RefusedError, match=why):
-            asyncio.run(broker.share(ME, cluster, user, seconds))
+            asyncio.run(broker.shares.share(ME, cluster, user, seconds))
 
 
 def test_what_is_shared_is_written_down_first(broker, places, monkeypatch):
-    monkeypatch.setattr(brokers, "uid_of", {"bob": OTHER}.get)
+    monkeypatch.setattr(accounts, "uid_of", {"bob": OTHER}.get)
     cluster = registered(broker)
-    asyncio.run(broker.share(ME, cluster, "bob", 60))
+    asyncio.run(broker.shares.share(ME, cluster, "bob", 60))
     audit = next((places.secret / "audit").glob("*.jsonl")).read_text()
     assert '"what": "share"' in audit and '"user_asked": "bob"' in audit
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(broker.audit, "note", full)
+    monkeypatch.setattr(broker.notes.audit, "note", full)
     with pytest.raises(RefusedError, match="nothing is shared"):
-        asyncio.run(broker.share(ME, cluster, "bob", 3600))
+        asyncio.run(broker.shares.share(ME, cluster, "bob", 3600))
 
 
 def test_a_scheduler_comes_back_under_its_name_and_no_other_does(broker, places):
     lines = []
     cluster = registered(broker, lines=lines)
     assert registered(broker, OTHER, id=cluster) != cluster
-    said, listener = broker.register(ME, {"id": cluster}, lines.append)
+    said, listener = broker.clusters.register(ME, {"id": cluster}, lines.append)
     assert (said["id"], listener) == (cluster, None)
     (places.doors / f"{cluster}.sock").unlink()
-    said, listener = broker.register(ME, {"id": cluster}, lines.append)
+    said, listener = broker.clusters.register(ME, {"id": cluster}, lines.append)
     assert said["id"] == cluster and listener is not None
     listener.close()
     assert job(broker, id=cluster)["id"] != cluster  # it was on this node
@@ -191,32 +195,32 @@ def test_a_scheduler_comes_back_under_its_name_and_no_other_does(broker, places)
 
 
 def test_what_ended_while_a_scheduler_was_away_is_not_kept(broker, monkeypatch):
-    monkeypatch.setattr(brokers, "uid_of", {"bob": OTHER}.get)
+    monkeypatch.setattr(accounts, "uid_of", {"bob": OTHER}.get)
     cluster = registered(broker)
     stays, goes, theirs = (broker.sessions.begin(uid)[1] for uid in (ME, ME, OTHER))
-    broker.lost(cluster, broker._lines[cluster])
-    broker.close(goes)
+    broker.clusters.lost(cluster, broker.lines._lines[cluster])
+    broker.logins.close(goes)
 
     def kept():
-        return broker.register(ME, {"id": cluster}, print)[0]["keep"]
+        return broker.clusters.register(ME, {"id": cluster}, print)[0]["keep"]
 
     assert kept() == [broker.sessions.view(stays.id, cluster)]
-    asyncio.run(broker.share(ME, cluster, "bob", 60))
+    asyncio.run(broker.shares.share(ME, cluster, "bob", 60))
     assert broker.sessions.view(theirs.id, cluster) in kept()
 
 
 def test_a_cluster_of_which_nothing_is_heard_is_forgotten(broker, clock, places):
     lines = []
     line = lines.append
-    said, listener = broker.register(ME, {}, line)
+    said, listener = broker.clusters.register(ME, {}, line)
     listener.close()
-    broker.lost(said["id"], lambda _: None)  # a connection that was replaced
+    broker.clusters.lost(said["id"], lambda _: None)  # a connection that was replaced
     assert not broker.registry.own[said["id"]].lost
-    broker.lost(said["id"], line)
-    asyncio.run(broker.hear())
+    broker.clusters.lost(said["id"], line)
+    asyncio.run(broker.exchange.hear())
     assert said["id"] in broker.registry.own
-    clock.now += brokers.PATIENCE + 1
-    asyncio.run(broker.hear())
+    clock.now += clusters.PATIENCE + 1
+    asyncio.run(broker.exchange.hear())
     assert said["id"] not in broker.registry.own
     assert list(places.doors.iterdir()) == []
 
@@ -238,7 +242,7 @@ def test_a_job_gets_a_certificate_for_its_name_alone(broker, places):
     certificate.verify_directly_issued_by(authority)
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     _, mine = logged_in(broker, ME, said["id"])
-    verdict = broker.decide(Asked(said["id"], mine))
+    verdict = broker.gate.decide(Asked(said["id"], mine))
     assert (verdict.upstream, verdict.name) == ("https://10.0.0.7:40000", names[0].value)
 
 
@@ -261,22 +265,22 @@ def test_brokers_of_two_nodes(make, clock):
     lines = []
     cluster, far = registered(here, lines=lines), job(here)["id"]
     cookie, session = here.sessions.begin(ME)
-    asyncio.run(here.tell())
-    there._addresses["login1"] = "10.0.0.1"
-    asyncio.run(there.hear())
+    asyncio.run(here.exchange.tell())
+    there.gate._addresses["login1"] = "10.0.0.1"
+    asyncio.run(there.exchange.hear())
     assert there.sessions.of(cookie) == session
     word = there.sessions.redeem(there.sessions.ticket(session, cluster), cluster)
-    verdict = there.decide(Asked(cluster, word))
+    verdict = there.gate.decide(Asked(cluster, word))
     assert (verdict.upstream, verdict.name) == ("https://10.0.0.1:8443", "login1")
     # A logout there ends what is open here.
-    there.close(there.sessions.of(cookie))
-    asyncio.run(there.tell())
-    asyncio.run(here.hear())
+    there.logins.close(there.sessions.of(cookie))
+    asyncio.run(there.exchange.tell())
+    asyncio.run(here.exchange.hear())
     assert lines == [{"cut": [here.sessions.view(session.id, cluster)]}]
     assert here.sessions.of(cookie) is None
     # A node that is down takes its own clusters along, and those of jobs go on.
     clock.now += 120
-    asyncio.run(there.hear())
+    asyncio.run(there.exchange.hear())
     assert set(there.registry.others) == {far}
     again = job(there, id=far)
     assert again["id"] == far and far in there.registry.own
@@ -285,28 +289,28 @@ def test_brokers_of_two_nodes(make, clock):
 
 def test_a_link_works_once_on_all_nodes(make):
     here, there = make("login1"), make("login2")
-    _, _, word = here.link(ME).partition("#")
-    assert asyncio.run(there.open(word)) is not None
-    assert asyncio.run(here.open(word)) is None
+    _, _, word = here.logins.link(ME).partition("#")
+    assert asyncio.run(there.logins.open(word)) is not None
+    assert asyncio.run(here.logins.open(word)) is None
 
 
 def test_a_link_that_can_not_be_marked_as_used_lets_nobody_in(broker, places):
-    _, _, word = broker.link(ME).partition("#")
+    _, _, word = broker.logins.link(ME).partition("#")
     (places.secret / "used").write_text("no folder")
-    assert asyncio.run(broker.open(word)) is None
+    assert asyncio.run(broker.logins.open(word)) is None
     assert not broker.sessions.all()
 
 
 def test_root_logs_everyone_out_on_all_nodes(make):
     here, there = make("login1"), make("login2")
     cookies = [here.sessions.begin(uid)[0] for uid in (ME, OTHER)]
-    asyncio.run(here.tell())
-    asyncio.run(there.hear())
+    asyncio.run(here.exchange.tell())
+    asyncio.run(there.exchange.hear())
     with pytest.raises(RefusedError, match="Only root"):
-        asyncio.run(there.log_out_everyone(OTHER))
-    assert asyncio.run(there.log_out_everyone(0)) == 2
-    asyncio.run(there.tell())
-    asyncio.run(here.hear())
+        asyncio.run(there.logins.log_out_everyone(OTHER))
+    assert asyncio.run(there.logins.log_out_everyone(0)) == 2
+    asyncio.run(there.exchange.tell())
+    asyncio.run(here.exchange.hear())
     assert [here.sessions.of(cookie) for cookie in cookies] == [None, None]
 
 
@@ -315,7 +319,7 @@ def test_a_broker_that_was_killed_goes_on_where_it_was(make, places, clock):
     cluster = registered(broker)
     cookie, session = broker.sessions.begin(ME)
     (places.doors / "left.sock").touch()
-    asyncio.run(broker.tell())
+    asyncio.run(broker.exchange.tell())
     after = make()
     after.restore()
     assert after.sessions.of(cookie) == session
@@ -329,20 +333,20 @@ def test_locked_users(broker, make):
     cluster = registered(broker, lines=lines)
     _, mine = logged_in(broker, ME, cluster)
     with pytest.raises(RefusedError, match="Only root"):
-        asyncio.run(broker.lock(OTHER, me, locked=True))
-    assert asyncio.run(broker.lock(0, me, locked=True))["ended"] == 1
+        asyncio.run(broker.logins.lock(OTHER, me, locked=True))
+    assert asyncio.run(broker.logins.lock(0, me, locked=True))["ended"] == 1
     assert lines
-    assert broker.decide(Asked(cluster, mine)).status == 401
+    assert broker.gate.decide(Asked(cluster, mine)).status == 401
     with pytest.raises(RefusedError, match="locked"):
-        broker.link(ME)
+        broker.logins.link(ME)
     with pytest.raises(RefusedError, match="locked"):
         registered(broker)
-    asyncio.run(broker.tell())
+    asyncio.run(broker.exchange.tell())
     other = make("login2")
-    asyncio.run(other.hear())
-    assert other.is_barred(ME)
-    asyncio.run(broker.lock(0, me, locked=False))
-    assert broker.link(ME)
+    asyncio.run(other.exchange.hear())
+    assert other.barred.is_barred(ME)
+    asyncio.run(broker.logins.lock(0, me, locked=False))
+    assert broker.logins.link(ME)
 
 
 def test_accounts_that_are_gone_or_have_no_shell(monkeypatch):
@@ -401,21 +405,21 @@ def test_names_that_users_choose_are_one_line(broker):
 def test_the_history_has_the_same_login(make, past):
     broker = make(past=past)
     _, mine = logged_in(broker, ME, "history")
-    verdict = broker.decide(Asked("history", mine))
+    verdict = broker.gate.decide(Asked("history", mine))
     assert (verdict.status, verdict.user) == (204, str(ME))
     assert verdict.upstream == f"http://unix:{past.socket}:"
     assert verdict.host == "history.dask.test:8443"
     for cookie in ("", "x.y", mine[:-1], mine.replace("history", "a" * 16)):
-        assert broker.decide(Asked("history", cookie)).status == 401
+        assert broker.gate.decide(Asked("history", cookie)).status == 401
     cluster = registered(broker)
     _, theirs = logged_in(broker, OTHER, cluster)
     # A cookie of one origin is none of another, and a dashboard is told nobody's number.
-    assert broker.decide(Asked("history", theirs)).status == 401
-    assert broker.decide(Asked(cluster, mine)).status == 401
+    assert broker.gate.decide(Asked("history", theirs)).status == 401
+    assert broker.gate.decide(Asked(cluster, mine)).status == 401
     _, own = logged_in(broker, ME, cluster)
-    assert broker.decide(Asked(cluster, own)).user == ""
+    assert broker.gate.decide(Asked(cluster, own)).user == ""
     _, theirs = logged_in(broker, OTHER, "history")
-    assert broker.decide(Asked("history", theirs)).user == str(OTHER)
+    assert broker.gate.decide(Asked("history", theirs)).user == str(OTHER)
 
 
 def test_a_ticket_for_the_history_is_none_for_a_cluster(make, past):
@@ -430,19 +434,19 @@ def test_a_ticket_for_the_history_is_none_for_a_cluster(make, past):
 
 def test_where_there_is_no_history_nobody_is_led_to_it(broker):
     _, mine = logged_in(broker, ME, "history")
-    assert broker.decide(Asked("history", mine)).status == 403
-    assert not broker.reaches(ME, "history") and not broker.history_url
+    assert broker.gate.decide(Asked("history", mine)).status == 403
+    assert not broker.gate.reaches(ME, "history") and not broker.gate.history_url
     with pytest.raises(RefusedError, match="no such dashboard"):
-        broker.link(ME, "history")
+        broker.logins.link(ME, "history")
 
 
 def test_where_clusters_have_paths_the_history_is_not_among_them(places, past, clock):
     broker = Broker(replace(places, paths=True), 3600, clock, past)
     writes(past, "login1")
-    asyncio.run(broker.hear())
+    asyncio.run(broker.exchange.hear())
     cookie, _ = broker.sessions.begin(ME)
-    assert broker.decide(Asked("history", cookie)).status == 403
-    assert not broker.reaches(ME, "history") and not broker.history_url
+    assert broker.gate.decide(Asked("history", cookie)).status == 403
+    assert not broker.gate.reaches(ME, "history") and not broker.gate.history_url
 
 
 @pytest.mark.parametrize(
@@ -463,67 +467,69 @@ def test_where_clusters_have_paths_the_history_is_not_among_them(places, past, c
 def test_from_which_page_the_history_is_asked(make, past, asked, status):
     broker = make(past=past)
     _, mine = logged_in(broker, ME, "history")
-    assert broker.decide(Asked("history", mine, **asked)).status == status
+    assert broker.gate.decide(Asked("history", mine, **asked)).status == status
 
 
 def test_who_is_kept_out_sees_no_history(make, past):
     broker = make(past=past)
     session, mine = logged_in(broker, ME, "history")
-    assert broker.decide(Asked("history", mine)).status == 204
+    assert broker.gate.decide(Asked("history", mine)).status == 204
     broker.accounts.unusable = frozenset(
         {ME}
     )  # an account that is gone, before its session is ended
-    assert broker.decide(Asked("history", mine)).status == 403
-    assert not broker.reaches(ME, "history")
+    assert broker.gate.decide(Asked("history", mine)).status == 403
+    assert not broker.gate.reaches(ME, "history")
     broker.accounts.unusable = frozenset()
-    asyncio.run(broker.lock(0, name_of(ME), locked=True))
-    assert broker.decide(Asked("history", mine)).status == 401
-    asyncio.run(broker.lock(0, name_of(ME), locked=False))
-    assert broker.decide(Asked("history", mine)).status == 401
+    asyncio.run(broker.logins.lock(0, name_of(ME), locked=True))
+    assert broker.gate.decide(Asked("history", mine)).status == 401
+    asyncio.run(broker.logins.lock(0, name_of(ME), locked=False))
+    assert broker.gate.decide(Asked("history", mine)).status == 401
     session, mine = logged_in(broker, ME, "history")
-    broker.close(session)
-    assert broker.decide(Asked("history", mine)).status == 401
+    broker.logins.close(session)
+    assert broker.gate.decide(Asked("history", mine)).status == 401
 
 
 def test_the_history_is_asked_where_it_is_written(make, past):
     here, there = make("login1", past), make("login2", past)
     _, mine = logged_in(here, ME, "history")
-    assert not here.history_url
-    asyncio.run(there.tell())
+    assert not here.gate.history_url
+    asyncio.run(there.exchange.tell())
     for host, upstream, name in (
         ("login1", f"http://unix:{past.socket}:", "-"),
         ("login2", "https://10.0.0.2:8443", "login2"),
         ("elsewhere", f"http://unix:{past.socket}:", "-"),  # no proxy leads there
     ):
         writes(past, host)
-        here._addresses["login2"] = "10.0.0.2"
-        asyncio.run(here.hear())
-        verdict = here.decide(Asked("history", mine))
+        here.gate._addresses["login2"] = "10.0.0.2"
+        asyncio.run(here.exchange.hear())
+        verdict = here.gate.decide(Asked("history", mine))
         assert (verdict.status, verdict.upstream, verdict.name) == (204, upstream, name)
         assert verdict.user == str(ME)
-        assert here.history_url == "https://history.dask.test:8443/"
+        assert here.gate.history_url == "https://history.dask.test:8443/"
     (past.state / "where.json").write_text("{")
-    asyncio.run(here.hear())
-    assert here.decide(Asked("history", mine)).upstream == f"http://unix:{past.socket}:"
+    asyncio.run(here.exchange.hear())
+    assert here.gate.decide(Asked("history", mine)).upstream == f"http://unix:{past.socket}:"
 
 
 def test_links_lead_on_to_pages_of_ours_alone(make, past):
     broker = make(past=past)
-    before, _, after = broker.link(ME, "history", "/clusters/ab-1").partition("#")
+    before, _, after = broker.logins.link(ME, "history", "/clusters/ab-1").partition("#")
     word, slash, rest = after.partition("/")
     assert before == "https://dask.test:8443/login"
     assert broker.sessions.linked(word) == ME
     assert after_login(slash + rest) == "/ticket?cluster=history&path=/clusters/ab-1"
     cluster = registered(broker)
-    assert broker.link(ME, cluster, "/status").endswith(f"/ticket?cluster={cluster}&path=/status")
+    assert broker.logins.link(ME, cluster, "/status").endswith(
+        f"/ticket?cluster={cluster}&path=/status"
+    )
     with pytest.raises(RefusedError, match="no such dashboard"):
-        broker.link(OTHER, cluster, "/status")
+        broker.logins.link(OTHER, cluster, "/status")
     for name in ("", "x", "historyy", new_id(), 7, [], "history\n"):
         with pytest.raises(RefusedError, match="no such dashboard"):
-            broker.link(ME, name)
+            broker.logins.link(ME, name)
     for path in ("", "x", "//evil.example", "/a?b", "/a b", "/\\x", "/a\n", None, 7, "/" * 300):
         with pytest.raises(RefusedError, match="path must be"):
-            broker.link(ME, "history", path)
+            broker.logins.link(ME, "history", path)
 
 
 @pytest.mark.parametrize(

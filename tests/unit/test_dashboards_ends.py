@@ -20,11 +20,11 @@ from test_dashboards_broker import (  # noqa: F401  # fixtures
     registered,
 )
 
-from dask_site.dashboards import asking, keys
-from dask_site.dashboards import broker as brokers
-from dask_site.dashboards.broker import STALE, Asked
+from dask_site.dashboards import accounts, asking, keys, logins
 from dask_site.dashboards.buckets import Buckets
 from dask_site.dashboards.control import answer
+from dask_site.dashboards.exchange import STALE
+from dask_site.dashboards.gate import Asked
 from dask_site.dashboards.peers import Peers, Told
 from dask_site.dashboards.registry import RefusedError
 from dask_site.people import name_of
@@ -36,7 +36,7 @@ SAID = {"clusters": [], "sessions": [], "closed": []}
 @pytest.fixture(autouse=True)
 def bob(monkeypatch):
     known = {BOB: OTHER, name_of(ME): ME}
-    monkeypatch.setattr(brokers, "uid_of", known.get)
+    monkeypatch.setattr(accounts, "uid_of", known.get)
 
 
 def asked(broker, uid, **question):
@@ -62,12 +62,12 @@ def audited(places):
 @pytest.mark.parametrize("form", ["{}", " {}", "{} ", "0{}", "{}\n"])
 def test_a_provider_can_not_name_a_user_by_his_number(broker, monkeypatch, form):
     user = next(one for one in pwd.getpwall() if one.pw_uid)
-    monkeypatch.setattr(brokers, "unusable", lambda _: frozenset())
+    monkeypatch.setattr(logins, "unusable", lambda _: frozenset())
     with pytest.raises(RefusedError, match="no such user"):
-        asyncio.run(broker.enter(form.format(user.pw_uid)))
+        asyncio.run(broker.logins.enter(form.format(user.pw_uid)))
     with pytest.raises(RefusedError, match="no such user"):
-        asyncio.run(broker.link_of(form.format(user.pw_uid)))
-    assert asyncio.run(broker.enter(user.pw_name))[1].uid == user.pw_uid  # the control
+        asyncio.run(broker.logins.link_of(form.format(user.pw_uid)))
+    assert asyncio.run(broker.logins.enter(user.pw_name))[1].uid == user.pw_uid  # the control
 
 
 # -- nodes ---------------------------------------------------------------------------------------
@@ -77,23 +77,23 @@ def test_who_has_a_jobs_cluster_by_now_is_asked_about_it(make, clock):
     here, there = make("login1"), make("login2")
     cluster = job(here)["id"]
     shared(here, cluster)
-    asyncio.run(there.hear())
+    asyncio.run(there.exchange.hear())
     here = make("login1")  # it was killed
     here.restore()
     clock.now += 1
     job(there, id=cluster)
     assert asked(there, ME, op="list")["dashboards"][0]["shares"]
-    asyncio.run(there.tell())
+    asyncio.run(there.exchange.tell())
     said = asked(here, ME, op="unshare", cluster=cluster, user=BOB)
     assert (said["status"], said["host"]) == (421, "login2")
     assert "error" not in asked(there, ME, op="unshare", cluster=cluster, user=BOB)
-    asyncio.run(here.hear())
-    assert cluster in here.registry.others and not here.visible(OTHER, cluster)
+    asyncio.run(here.exchange.hear())
+    assert cluster in here.registry.others and not here.gate.visible(OTHER, cluster)
     # It comes back the same way, whatever the clock of this node says.
     clock.now -= 30
     job(here, id=cluster)
-    asyncio.run(here.tell())
-    asyncio.run(there.hear())
+    asyncio.run(here.exchange.tell())
+    asyncio.run(there.exchange.hear())
     assert cluster in there.registry.others and here.registry.own[cluster].host == "login1"
 
 
@@ -134,14 +134,14 @@ def test_a_ticket_works_once_on_all_nodes(make):
     here, there = make("login1"), make("login2")
     cluster = registered(here)
     _, session = here.sessions.begin(ME)
-    asyncio.run(here.tell())
-    asyncio.run(there.hear())
+    asyncio.run(here.exchange.tell())
+    asyncio.run(there.exchange.hear())
     state = "5" * 32
     word = here.sessions.ticket(session, cluster, state)
-    assert asyncio.run(here.arrive(word, cluster, state))[1] == session
+    assert asyncio.run(here.logins.arrive(word, cluster, state))[1] == session
     for one in (here, there):
         with pytest.raises(RefusedError):
-            asyncio.run(one.arrive(word, cluster, state))
+            asyncio.run(one.logins.arrive(word, cluster, state))
 
 
 def test_a_ticket_is_for_the_browser_that_was_sent_for_it(broker):
@@ -149,9 +149,9 @@ def test_a_ticket_is_for_the_browser_that_was_sent_for_it(broker):
     _, session = broker.sessions.begin(ME)
     for given, shown in (("5" * 32, "6" * 32), ("5" * 32, ""), ("", ""), ("", "5" * 32)):
         word = broker.sessions.ticket(session, cluster, given)
-        assert asyncio.run(broker.arrive(word, cluster, shown)) is None
+        assert asyncio.run(broker.logins.arrive(word, cluster, shown)) is None
         with pytest.raises(RefusedError, match="no ticket"):  # it is used up all the same
-            asyncio.run(broker.arrive(word, cluster, given))
+            asyncio.run(broker.logins.arrive(word, cluster, given))
 
 
 @pytest.mark.parametrize(
@@ -165,15 +165,15 @@ def test_a_ticket_is_for_the_browser_that_was_sent_for_it(broker):
 def test_addresses_that_no_compute_node_has(broker, ip):
     about = {"port": 40000, "request": keys.request()[0]}
     with pytest.raises(RefusedError, match="no address by which"):
-        broker.register_job(ME, about, ip, print)
+        broker.clusters.register_job(ME, about, ip, print)
     assert not broker.registry.own
 
 
 def test_a_mapped_address_is_the_one_that_it_stands_for(broker):
     about = {"port": 40000, "request": keys.request()[0]}
-    name = broker.register_job(ME, about, "::ffff:10.0.0.7", print)["id"]
+    name = broker.clusters.register_job(ME, about, "::ffff:10.0.0.7", print)["id"]
     assert broker.registry.own[name].address == "10.0.0.7:40000"
-    name = broker.register_job(ME, about, "2001:db8::7", print)["id"]
+    name = broker.clusters.register_job(ME, about, "2001:db8::7", print)["id"]
     assert broker.registry.own[name].address == "[2001:db8::7]:40000"
 
 
@@ -186,8 +186,8 @@ def test_a_session_that_makes_room_for_another_is_cut(broker):
     first = broker.sessions.begin(ME)[1]
     broker._clock.now += 1  # which ends first
     for _ in range(20):
-        word = broker.link(ME).partition("#")[2]
-        assert asyncio.run(broker.open(word)) is not None
+        word = broker.logins.link(ME).partition("#")[2]
+        assert asyncio.run(broker.logins.open(word)) is not None
     assert lines == [{"cut": [broker.sessions.view(first.id, cluster)]}]
 
 
@@ -195,25 +195,25 @@ def test_who_is_kept_out_is_let_in_from_any_node(make, clock):
     me = name_of(ME)
     here, there = make("login1"), make("login2")
     assert lock(here, me)["locked"]
-    asyncio.run(there.hear())
-    assert there.is_barred(ME)
+    asyncio.run(there.exchange.hear())
+    assert there.barred.is_barred(ME)
     clock.now += 90 * 86400.0
-    there.peers.tidy(600.0)
+    there.exchange.peers.tidy(600.0)
     for one in (here, there):
-        asyncio.run(one.hear())
-        assert one.is_barred(ME)
+        asyncio.run(one.exchange.hear())
+        assert one.barred.is_barred(ME)
     assert not lock(there, me, locked=False)["locked"]
-    asyncio.run(here.hear())
-    assert not here.is_barred(ME) and here.link(ME)
+    asyncio.run(here.exchange.hear())
+    assert not here.barred.is_barred(ME) and here.logins.link(ME)
 
 
 def test_a_lock_is_not_lost_with_what_says_it(make, places):
     here, there = make("login1"), make("login2")
     lock(here, name_of(ME))
-    asyncio.run(there.hear())
-    here.locks.path.write_text("[1")
-    asyncio.run(there.hear())
-    assert there.is_barred(ME)
+    asyncio.run(there.exchange.hear())
+    here.barred.locks.path.write_text("[1")
+    asyncio.run(there.exchange.hear())
+    assert there.barred.is_barred(ME)
     assert lock(here, BOB)["status"] == 503
     assert not [one for one in places.secret.iterdir() if one.name.startswith(".locked")]
 
@@ -224,10 +224,10 @@ def test_guests_of_who_is_kept_out_see_nothing_more(make):
     cluster = registered(here, lines=lines)
     shared(here, cluster)
     guest, cookie = logged_in(here, OTHER, cluster)
-    assert here.decide(Asked(cluster, cookie)).status == 204
+    assert here.gate.decide(Asked(cluster, cookie)).status == 204
     lock(there, name_of(ME))
-    asyncio.run(here.hear())
-    assert here.decide(Asked(cluster, cookie)).status == 403
+    asyncio.run(here.exchange.hear())
+    assert here.gate.decide(Asked(cluster, cookie)).status == 403
     assert {"cut": [here.sessions.view(guest.id, cluster)]} in lines
     assert here.sessions.get(guest.id) is not None
 
@@ -239,15 +239,15 @@ def test_what_was_answered_is_there_after_a_crash(make, op):
     shared(before, cluster)
     _, mine = logged_in(before, ME, cluster)
     _, theirs = logged_in(before, OTHER, cluster)
-    asyncio.run(before.tell())
+    asyncio.run(before.exchange.tell())
     about = {"cluster": cluster, "user": BOB} if op == "unshare" else {"user": name_of(ME)}
     uid = 0 if op in {"lock", "logout-everyone"} else ME
     assert "error" not in asked(before, uid, op=op, **about)
     after = make()  # at once: nothing else was written
     after.restore()
-    asyncio.run(after.hear())
+    asyncio.run(after.exchange.hear())
     who = theirs if op == "unshare" else mine
-    assert after.decide(Asked(cluster, who)).status in {401, 403}
+    assert after.gate.decide(Asked(cluster, who)).status in {401, 403}
 
 
 def test_what_can_not_be_written_is_said(broker, places):
@@ -266,7 +266,7 @@ def test_what_root_does_and_the_end_of_a_share_is_noted(make, places, clock):
     lock(broker, BOB, locked=False)
     asked(broker, 0, op="logout-everyone")
     clock.now += 11
-    asyncio.run(broker.hear())
+    asyncio.run(broker.exchange.hear())
     noted = [(one["what"], one["uid"], one.get("user_asked")) for one in audited(places)]
     assert noted == [
         ("share", ME, BOB),
@@ -281,10 +281,10 @@ def test_who_is_not_noted_is_not_let_in_again(broker, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(broker.audit, "note", full)
+    monkeypatch.setattr(broker.notes.audit, "note", full)
     assert lock(broker, BOB)["locked"]
     assert lock(broker, BOB, locked=False)["status"] == 503
-    assert broker.is_barred(OTHER)
+    assert broker.barred.is_barred(OTHER)
 
 
 # -- what can't be known -------------------------------------------------------------------------
@@ -321,54 +321,54 @@ def test_nonsense_of_another_broker_takes_nothing_away(tmp_path, clock, text):
 def test_a_broker_that_hears_nothing_lets_nobody_in_after_a_while(make, places, clock, caplog):
     broker = make()
     cluster = registered(broker)
-    asyncio.run(broker.tell())
-    make("login2").peers.tell({**SAID, "sessions": [["s" * 32, OTHER, clock.now + 999]]})
-    asyncio.run(broker.hear())
+    asyncio.run(broker.exchange.tell())
+    make("login2").exchange.peers.tell({**SAID, "sessions": [["s" * 32, OTHER, clock.now + 999]]})
+    asyncio.run(broker.exchange.hear())
     _, mine = logged_in(broker, ME, cluster)
-    word = broker.link(ME).partition("#")[2]
+    word = broker.logins.link(ME).partition("#")[2]
     folder = places.secret / "nodes"
     folder.rename(places.secret / "away")
     folder.write_text("no folder")
     for _ in range(3):
         clock.now += STALE / 4
-        asyncio.run(broker.hear())
-        assert broker.decide(Asked(cluster, mine)).status == 204
+        asyncio.run(broker.exchange.hear())
+        assert broker.gate.decide(Asked(cluster, mine)).status == 204
         assert broker.sessions.get("s" * 32), "what is known stays"
     clock.now += STALE / 2
-    word = broker.link(ME).partition("#")[2]
+    word = broker.logins.link(ME).partition("#")[2]
     for _ in range(3):
-        asyncio.run(broker.hear())
-        assert broker.decide(Asked(cluster, mine)).status == 503
-    assert asyncio.run(broker.open(word)) is None
+        asyncio.run(broker.exchange.hear())
+        assert broker.gate.decide(Asked(cluster, mine)).status == 503
+    assert asyncio.run(broker.logins.open(word)) is None
     assert caplog.text.count("Nobody is let in") == 1
     assert caplog.text.count("can't be read: ") == 1
     folder.unlink()
     (places.secret / "away").rename(folder)
-    asyncio.run(broker.hear())
-    assert broker.decide(Asked(cluster, mine)).status == 204
-    assert asyncio.run(broker.open(word)) is not None
+    asyncio.run(broker.exchange.hear())
+    assert broker.gate.decide(Asked(cluster, mine)).status == 204
+    assert asyncio.run(broker.logins.open(word)) is not None
 
 
 def test_a_folder_that_hangs_does_the_same(make, places, clock):
     broker = make()
     cluster = registered(broker)
-    asyncio.run(broker.tell())
+    asyncio.run(broker.exchange.tell())
     _, mine = logged_in(broker, ME, cluster)
     hung = places.secret / "nodes" / "login2.json"
     os.mkfifo(hung)
 
     async def hears():
-        hearing = asyncio.create_task(broker.hear())
+        hearing = asyncio.create_task(broker.exchange.hear())
         await asyncio.sleep(0.1)
         assert not hearing.done()
-        assert broker.decide(Asked(cluster, mine)).status == 204
+        assert broker.gate.decide(Asked(cluster, mine)).status == 204
         clock.now += STALE + 1
-        await asyncio.wait_for(broker.hear_again(), 20)  # nobody else waits for it
-        assert broker.decide(Asked(cluster, mine)).status == 503
+        await asyncio.wait_for(broker.exchange.hear_again(), 20)  # nobody else waits for it
+        assert broker.gate.decide(Asked(cluster, mine)).status == 503
         with hung.open("wb") as file:
             file.write(json.dumps({"host": "login2", "seen": clock.now, **SAID}).encode())
         await hearing
-        assert broker.decide(Asked(cluster, mine)).status == 204
+        assert broker.gate.decide(Asked(cluster, mine)).status == 204
 
     asyncio.run(hears())
 
@@ -377,23 +377,23 @@ def test_what_a_broker_remembers_holds_once_it_hears_the_others(make):
     before = make()
     cluster = registered(before)
     _, mine = logged_in(before, ME, cluster)
-    asyncio.run(before.tell())
+    asyncio.run(before.exchange.tell())
     after = make()
     after.restore()
-    assert after.decide(Asked(cluster, mine)).status == 503
-    asyncio.run(after.hear())
-    assert after.decide(Asked(cluster, mine)).status == 204
+    assert after.gate.decide(Asked(cluster, mine)).status == 503
+    asyncio.run(after.exchange.hear())
+    assert after.gate.decide(Asked(cluster, mine)).status == 204
 
 
 def test_what_others_ended_does_not_come_back_with_a_restart(make, clock):
     here, there = make("login1"), make("login2")
     session = here.sessions.begin(ME)[1]
-    asyncio.run(here.tell())
-    asyncio.run(there.hear())
-    there.close(there.sessions.get(session.id))
-    asyncio.run(there.tell())
-    asyncio.run(here.hear())
-    assert here._changed.is_set(), "it is written without that session soon"
+    asyncio.run(here.exchange.tell())
+    asyncio.run(there.exchange.hear())
+    there.logins.close(there.sessions.get(session.id))
+    asyncio.run(there.exchange.tell())
+    asyncio.run(here.exchange.hear())
+    assert here.exchange._changed.is_set(), "it is written without that session soon"
 
 
 # -- keys, floods --------------------------------------------------------------------------------

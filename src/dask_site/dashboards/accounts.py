@@ -6,8 +6,11 @@ import asyncio
 import pwd
 import re
 from collections.abc import Iterable
+from typing import Any
 
+from dask_site.dashboards.registry import RefusedError
 from dask_site.people import name_of
+from dask_site.services.access import uid_of
 
 _NO_SHELLS = re.compile(r".*/(nologin|false)")
 
@@ -54,3 +57,17 @@ def unusable(uids: set[int]) -> frozenset[int]:
             if _NO_SHELLS.fullmatch(shell):
                 found.add(uid)
     return frozenset(found)
+
+
+async def uid_for(given: Any) -> int:
+    """Return the number of a user whom somebody names.
+
+    Raises
+    ------
+    RefusedError
+        404 if there is no such user.
+    """
+    uid = await asyncio.to_thread(uid_of, given) if isinstance(given, str) and given else None
+    if uid is None:
+        raise RefusedError("there is no such user", 404)
+    return uid

@@ -108,7 +108,7 @@ class Control:
 
         await self._broker.accounts.know([uid])
         try:
-            said, listener = self._broker.register(uid, asked, line)
+            said, listener = self._broker.clusters.register(uid, asked, line)
         except RefusedError as error:
             connection.send(_line({"error": str(error)}))
             return
@@ -123,9 +123,9 @@ class Control:
         except OSError:
             ended = False
         finally:
-            self._broker.lost(said["id"], line)
+            self._broker.clusters.lost(said["id"], line)
         if ended:
-            self._broker.forget(said["id"])
+            self._broker.clusters.forget(said["id"])
 
 
 async def answer(broker: Broker, uid: int, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ async def answer(broker: Broker, uid: int, asked: Mapping[str, Any]) -> dict[str
         return {"error": f"op must be one of {', '.join(sorted(_OPERATIONS))}", "status": 400}
     try:
         said = await operation(broker, uid, asked)
-        if op in _LASTING and not await broker.tell():
+        if op in _LASTING and not await broker.exchange.tell():
             why = (
                 "It holds on this login node alone, and is tried again: what it tells the others, "
                 f"and itself after a restart, can't be written to {broker.places.secret}"
@@ -149,31 +149,33 @@ async def answer(broker: Broker, uid: int, asked: Mapping[str, Any]) -> dict[str
 
 
 async def _link(broker: Broker, uid: int, asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {"url": broker.link(uid, asked.get("cluster"), asked.get("path", "/"))}
+    return {"url": broker.logins.link(uid, asked.get("cluster"), asked.get("path", "/"))}
 
 
 async def _list(broker: Broker, uid: int, _: Mapping[str, Any]) -> dict[str, Any]:
-    return {"dashboards": await broker.listed(uid), "origin": broker.places.origin()}
+    return {"dashboards": await broker.shares.listed(uid), "origin": broker.places.origin()}
 
 
 async def _log_out(broker: Broker, uid: int, _: Mapping[str, Any]) -> dict[str, Any]:
-    return {"ended": broker.log_out(uid)}
+    return {"ended": broker.logins.log_out(uid)}
 
 
 async def _log_out_everyone(broker: Broker, uid: int, _: Mapping[str, Any]) -> dict[str, Any]:
-    return {"ended": await broker.log_out_everyone(uid)}
+    return {"ended": await broker.logins.log_out_everyone(uid)}
 
 
 _Operation = Callable[[Broker, int, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 _OPERATIONS: dict[str, _Operation] = {
     "link": _link,
     "list": _list,
-    "share": lambda b, uid, a: b.share(uid, a.get("cluster"), a.get("user"), a.get("seconds")),
-    "unshare": lambda b, uid, a: b.share(uid, a.get("cluster"), a.get("user"), 0),
+    "share": lambda b, uid, a: b.shares.share(
+        uid, a.get("cluster"), a.get("user"), a.get("seconds")
+    ),
+    "unshare": lambda b, uid, a: b.shares.share(uid, a.get("cluster"), a.get("user"), 0),
     "logout": _log_out,
     "logout-everyone": _log_out_everyone,
-    "lock": lambda b, uid, a: b.lock(uid, str(a.get("user")), True),
-    "unlock": lambda b, uid, a: b.lock(uid, str(a.get("user")), False),
+    "lock": lambda b, uid, a: b.logins.lock(uid, str(a.get("user")), True),
+    "unlock": lambda b, uid, a: b.logins.lock(uid, str(a.get("user")), False),
 }
 #: What is on disk before it is answered.
 _LASTING = frozenset(_OPERATIONS) - {"link", "list"}

@@ -1,13 +1,16 @@
-"""Whom all login nodes keep out: one file in the folder that they share."""
+"""Who is kept out: whom root locked, as one file says that all nodes share; who is gone."""
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
 import threading
 from pathlib import Path
 
+from dask_site.dashboards.accounts import Accounts
+from dask_site.dashboards.registry import RefusedError
 from dask_site.whole import write_whole
 
 _LARGEST = 4 * 1024 * 1024
@@ -66,3 +69,41 @@ class Locks:
             finally:
                 os.close(descriptor)
         return after
+
+
+class Barred:
+    """The users who are let in nowhere: their accounts are locked, or gone."""
+
+    def __init__(self, locks: Locks, accounts: Accounts) -> None:
+        self.locks = locks
+        self._accounts = accounts
+        self._locked: frozenset[int] = frozenset()
+
+    def is_barred(self, uid: int) -> bool:
+        """Return whether a user's account is locked, or gone."""
+        return uid in self._locked or uid in self._accounts.unusable
+
+    def check(self, uid: int) -> None:
+        """Refuse a user who is kept out.
+
+        Raises
+        ------
+        RefusedError
+            If he is.
+        """
+        if self.is_barred(uid):
+            raise RefusedError("Your account is locked: ask who runs the service", 403)
+
+    async def change(self, uid: int, locked: bool) -> None:
+        """Lock a user's account on all nodes, or not any more.
+
+        Raises
+        ------
+        OSError, ValueError
+            As `Locks.change` does.
+        """
+        self._locked = await asyncio.to_thread(self.locks.change, uid, locked)
+
+    def heard(self, locked: frozenset[int]) -> None:
+        """Take in whose accounts are locked by now."""
+        self._locked = locked

@@ -177,6 +177,17 @@ class Registry:
         """Forget a cluster of this broker."""
         return self.own.pop(name, None)
 
+    def adopt(self, mine: Cluster) -> None:
+        """Take over a cluster that another broker told of."""
+        self.own[mine.id] = mine
+        del self.others[mine.id]
+
+    def restore(self, clusters: Iterable[Cluster]) -> None:
+        """Take over the clusters that this broker had before it was started anew."""
+        now = self._clock()
+        for cluster in clusters:
+            self.own[cluster.id] = replace(cluster, lost=cluster.lost or now)
+
     def heard(self, clusters: Iterable[Cluster]) -> None:
         """Take what all others tell; let go what has gone over to one of them."""
         found = {each.id: each for each in sorted(clusters, key=lambda each: each.since)}

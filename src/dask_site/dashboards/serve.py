@@ -51,7 +51,7 @@ async def serve(site: Site, places: Places | None = None) -> None:
         loop.add_signal_handler(number, stop.set)
     try:
         broker = _prepared(site, places)
-        await broker.hear()  # before schedulers are told whom to let go on
+        await broker.exchange.hear()  # before schedulers are told whom to let go on
         server, control = _listening(site, places, broker)
     except OSError as error:
         raise ServeError(
@@ -77,7 +77,7 @@ async def serve(site: Site, places: Places | None = None) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         server.stop()
-        await broker.tell()
+        await broker.exchange.tell()
 
 
 def _prepared(site: Site, places: Places) -> Broker:

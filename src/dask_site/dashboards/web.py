@@ -16,8 +16,9 @@ from typing import Any
 
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
-from dask_site.dashboards.broker import Asked, Broker
+from dask_site.dashboards.broker import Broker
 from dask_site.dashboards.control import TOO_FAST, answer
+from dask_site.dashboards.gate import Asked
 from dask_site.dashboards.oidc import OidcError
 from dask_site.dashboards.onward import after_login, first_page, is_path
 from dask_site.dashboards.registry import RefusedError
@@ -68,13 +69,13 @@ class Handler(RequestHandler):
         cookie = self.get_cookie(COOKIE) or ""
         session = self.broker.sessions.of(cookie)
         if session is None and cookie:
-            await self.broker.hear_again()
+            await self.broker.exchange.hear_again()
             session = self.broker.sessions.of(cookie)
-        return None if session is None or self.broker.is_barred(session.uid) else session
+        return None if session is None or self.broker.barred.is_barred(session.uid) else session
 
     def check_heard(self) -> None:
         """Let nobody in by what may be old."""
-        if self.broker.is_stale():
+        if self.broker.exchange.is_stale():
             raise HTTPError(503)
 
     def check_origin(self) -> None:
@@ -108,8 +109,9 @@ class Handler(RequestHandler):
         """Send a browser with a new session to its pages."""
         before = await self.session()
         if before is not None:
-            self.broker.close(before)  # who logs in anew, perhaps as another, leaves none behind
-            await self.broker.tell()
+            # Who logs in anew, perhaps as another, leaves none behind.
+            self.broker.logins.close(before)
+            await self.broker.exchange.tell()
         self.set_login(COOKIE, cookie, session)
         self.redirect(after_login(onward), status=303)
 
@@ -139,10 +141,10 @@ class Auth(Handler):
             dest=given("X-Dask-Dest", ""),
             upgrade=given("X-Dask-Upgrade", ""),
         )
-        verdict = self.broker.decide(asked)
+        verdict = self.broker.gate.decide(asked)
         if verdict.status == 401 and asked.cookie:
-            await self.broker.hear_again()
-            verdict = self.broker.decide(asked)
+            await self.broker.exchange.hear_again()
+            verdict = self.broker.gate.decide(asked)
         self.clear()
         self.set_status(verdict.status)
         if verdict.status == 204:
@@ -179,7 +181,7 @@ class LoginPage(Handler):
             self.finish(json.dumps({"user": user}))
             return
         self.check_heard()
-        opened = await self.broker.open(word)
+        opened = await self.broker.logins.open(word)
         if opened is None:
             provider = self.settings.get("provider")
             self.page("door_login.html", 403, user="", used=True, by_provider=provider)
@@ -225,7 +227,7 @@ class FromProvider(Handler):
         self.clear_cookie(_ATTEMPT, path="/", secure=True, httponly=True, samesite="Lax")
         try:
             user = await self.settings["provider"].user(attempt, answer)
-            opened = await self.broker.enter(user)
+            opened = await self.broker.logins.enter(user)
         except (OidcError, RefusedError) as error:
             logger.warning("A login by the provider is refused: %s", error)
             raise HTTPError(403) from None
@@ -243,7 +245,7 @@ class FromPortal(Handler):
             logger.warning("Somebody without its secret asks for a login as the portal")
             raise HTTPError(403)
         try:
-            link = await self.broker.link_of(given("X-Dask-Portal-User", ""))
+            link = await self.broker.logins.link_of(given("X-Dask-Portal-User", ""))
         except RefusedError as error:
             logger.warning("A login by the portal is refused: %s", error)
             raise HTTPError(403) from None
@@ -257,11 +259,11 @@ class LogoutPage(Handler):
         """Answer."""
         self.check_origin()
         session = self.broker.sessions.of(self.get_cookie(COOKIE) or "")
-        if session is None and not self.broker.is_stale():
+        if session is None and not self.broker.exchange.is_stale():
             session = await self.session()
         if session is not None:
-            self.broker.close(session)
-            await self.broker.tell()
+            self.broker.logins.close(session)
+            await self.broker.exchange.tell()
         self.clear_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Lax")
         self.redirect("/login", status=303)
 
@@ -275,14 +277,14 @@ class ListPage(Handler):
         if session is None:
             self.redirect("/login", status=303)
             return
-        listed = await self.broker.listed(session.uid)
+        listed = await self.broker.shares.listed(session.uid)
         for one in listed:
             one["since"] = datetime.fromtimestamp(one["begun"], UTC)
             one["ends"] = one["until"] and datetime.fromtimestamp(one["until"], UTC)
         self.page(
             "door_list.html",
             user=await self.broker.accounts.named(session.uid),
-            history=self.broker.history_url,
+            history=self.broker.gate.history_url,
             pages=lambda one: [*_PAGES[:1], *(["pools"] if one["pools"] else []), *_PAGES[1:]],
             mine=[one for one in listed if one["until"] is None],
             shared=[one for one in listed if one["until"] is not None],
@@ -299,7 +301,7 @@ class Ticket(Handler):
         if session is None:
             self.redirect("/login", status=303)
             return
-        if not self.broker.reaches(session.uid, name):
+        if not self.broker.gate.reaches(session.uid, name):
             raise HTTPError(403)
         if not is_path(path):
             path = first_page(name)
@@ -330,7 +332,7 @@ class Arrival(Handler):
         self.check_heard()
         cluster, word = given("X-Dask-Cluster", ""), self.get_query_argument("word", "")
         try:
-            arrived = await self.broker.arrive(word, cluster, self.get_cookie(COOKIE) or "")
+            arrived = await self.broker.logins.arrive(word, cluster, self.get_cookie(COOKIE) or "")
         except RefusedError:
             raise HTTPError(403) from None
         if arrived is not None:
@@ -354,10 +356,10 @@ class Questions(Handler):
             name = asked.get("id")
             comes_over = isinstance(name, str) and name in self.broker.registry.others
             if comes_over:
-                await self.broker.hear()  # who may look by now
+                await self.broker.exchange.hear()  # who may look by now
             said = self._registered(uid, asked, ip)
             if comes_over:
-                await self.broker.tell()  # before its other broker is asked about it
+                await self.broker.exchange.tell()  # before its other broker is asked about it
         else:
             said = await answer(self.broker, uid, asked)
         self.set_status(int(said.pop("status", 200)))
@@ -395,7 +397,7 @@ class Questions(Handler):
                 lines.put_nowait(what)
 
         try:
-            said = self.broker.register_job(uid, asked, ip, line)
+            said = self.broker.clusters.register_job(uid, asked, ip, line)
         except RefusedError as error:
             return {"error": str(error), "status": error.status}
         calls.begin(word, said["id"], line, lines)
@@ -472,7 +474,7 @@ class Calls:
         call.stop()
         if ended:
             del self._known[key]
-            self._broker.forget(call.cluster)
+            self._broker.clusters.forget(call.cluster)
             return {}
         cut: list[str] = []
         try:
@@ -490,7 +492,7 @@ class Calls:
 
         def gone() -> None:
             if self._known.pop(key, None) is not None:
-                self._broker.lost(call.cluster, call.line)
+                self._broker.clusters.lost(call.cluster, call.line)
 
         call.timer = asyncio.get_running_loop().call_later(self._patience, gone)
 
