@@ -109,27 +109,36 @@ def slowly(block):
 
 @pytest.mark.parametrize("name", ["cpu", None])
 def test_output_that_comes_to_need_another_pool_takes_the_others_along(cluster, client, name):
-    scheduler = cluster.scheduler
+    moved = []
+    cluster.sync(move_an_output, cluster.scheduler, moved)
     x = array().map_blocks(slowly, dtype=float).rechunk((4, 64)).map_blocks(where, dtype=float)
     with pool(name) if name else contextlib.nullcontext():
         x = x.persist()
-    cluster.sync(move_an_output, scheduler)
     assert set(np.unique(result_of(client, x))) == {HIGHMEM}
+    assert moved == [True]
 
 
-async def move_an_output(scheduler):
+async def move_an_output(scheduler, moved):
     """Restrict an output as soon as its shuffle has begun, and so has chosen its places."""
-    while not scheduler.shuffles.active_shuffles:
-        await asyncio.sleep(0.01)
-    ((shuffle, state),) = scheduler.shuffles.active_shuffles.items()
-    elsewhere = {
-        partition
-        for partition, address in state.run_spec.worker_for.items()
-        if scheduler.workers[address].name.startswith("cpu")
-    }
-    outputs = scheduler.tasks[barrier_key(shuffle)].dependents
-    output = next(ts for ts in outputs if ts.key[1:] in elsewhere)
-    assert scheduler.restrict(output.key, {"pool:highmem": 1})
+    choose = scheduler.shuffles._calculate_worker_for
+
+    def chosen(spec):
+        del scheduler.shuffles._calculate_worker_for
+        asyncio.get_running_loop().call_soon(move)
+        return choose(spec)
+
+    def move():
+        ((shuffle, state),) = scheduler.shuffles.active_shuffles.items()
+        elsewhere = {
+            partition
+            for partition, address in state.run_spec.worker_for.items()
+            if scheduler.workers[address].name.startswith("cpu")
+        }
+        outputs = scheduler.tasks[barrier_key(shuffle)].dependents
+        output = next(ts for ts in outputs if ts.key[1:] in elsewhere)
+        moved.append(scheduler.restrict(output.key, {"pool:highmem": 1}))
+
+    scheduler.shuffles._calculate_worker_for = chosen
 
 
 @pytest.mark.slow
