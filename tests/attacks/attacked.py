@@ -112,7 +112,8 @@ def started_in_a_job(user, code, name):
         f"rm -f {home}/{name}.out; echo {encoded(code)} | base64 -d > {home}/{name}.py; "
         f"printf '#!/bin/bash -l\\n%s\\n' {shlex.quote(script)} > {home}/{name}.sh"
     )
-    submit = f"sbatch --parsable -o /dev/null {name}.sh"
+    # Pages that are looked at stay in the scheduler's memory for a while, and tests look at many.
+    submit = f"sbatch --parsable --mem=5000 -o /dev/null {name}.sh"
     job = host.check_output(f"runuser -l {user} -c {shlex.quote(submit)}")
     log = f"cat {home}/{name}.out"
     assert until(lambda: told_in(host.run(log).stdout), 90), host.run(f"{log}; squeue").stdout

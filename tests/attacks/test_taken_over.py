@@ -91,13 +91,15 @@ def test_a_port_of_hers_gives_him_nothing(python, browser, alices):
     )
     assert len(facts["ids"]) == len(ports) and all(facts["ids"]), result.stderr
     bob = browser("bob")
+    assert bob.go(f"{bob.origin(facts['ids'][0])}{SHOWN}").status == 502  # it is there, as he said
     for cluster in facts["ids"]:
+        # One of these ports may hang until the others are forgotten, which nobody keeps up.
         answer = bob.go(f"{bob.origin(cluster)}{SHOWN}")
-        kept_out(answer.status == 502 and "Bokeh" not in answer.text, answer.status)
-        kept_out(bob.curl(f"{bob.origin(cluster)}{SHOWN}")[0] == 502, "HTTP/2")
+        kept_out(answer.status in {403, 502} and "Bokeh" not in answer.text, answer.status)
+        kept_out(bob.curl(f"{bob.origin(cluster)}{SHOWN}")[0] in {403, 502}, "HTTP/2")
         status, stream = bob.websocket(cluster)
         stream.close()
-        kept_out(status == 502, "WebSocket", status)
+        kept_out(status in {403, 502}, "WebSocket", status)
 
 
 def test_a_port_of_hers_that_he_holds_when_her_job_has_ended(

@@ -15,7 +15,7 @@ from http2 import Http2
 
 COOKIE = "__Host-dask-site"
 PORT = 8443
-_SECONDS = 15
+_SECONDS = 30
 
 
 class NoAnswerError(Exception):
@@ -63,7 +63,7 @@ class Visitor:
         return f"https://{name}:{self.port}"
 
     def request(self, url, method="GET", body=None, headers=None, cookie=True, address=None):
-        """Send one request; keep a cookie that comes back."""
+        """Send one request; with its cookie, keep one that comes back."""
         parts = urlsplit(url)
         sent = {"Host": parts.netloc, **(headers or {})}
         if cookie and parts.hostname in self.cookies and "Cookie" not in sent:
@@ -87,7 +87,8 @@ class Visitor:
             found = Answer(answer.status, headers_in, answer.read())
         finally:
             connection.close()
-        self._keep(parts.hostname, found)
+        if cookie:
+            self._keep(parts.hostname, found)
         if b'"token":' in found.body:
             self.page_of[parts.hostname] = found.text
         return found
@@ -168,7 +169,7 @@ class Visitor:
 
     def go(self, url, **more):
         """Open a page as a click does, wherever it leads."""
-        for _ in range(5):
+        for _ in range(8):
             answer = self.request(url, headers=NAVIGATION, **more)
             to = answer.header("location")
             if answer.status not in {301, 302, 303, 307} or not to:
