@@ -7,6 +7,8 @@ shift 2
 logs=out/molecule
 mkdir -p "$logs"
 declare -A running
+# What does not depend on the version of Slurm is tested on one of several; see the marker "suite".
+[ $# -gt 1 ] && export DIVIDED=1
 trap 'kill "${running[@]}" 2>/dev/null; wait; exit 130' INT TERM
 
 for suite; do

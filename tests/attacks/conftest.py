@@ -1,6 +1,7 @@
 """Real users of the containerised cluster: alice has clusters, bob and carol are after them."""
 
 import json
+from pathlib import Path
 
 import naive
 import pytest
@@ -20,6 +21,13 @@ from visiting import PORT, Visitor
 
 # The fixtures of the tests on the cluster, which both kinds of tests share.
 globals().update({k: v for k, v in vars(shared).items() if not k.startswith(("__", "pytest_"))})
+
+
+def pytest_collection_modifyitems(items):
+    """Have attacks on one Debian suite: they are after nginx and Dask, not after Slurm."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.suite("bookworm"))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -42,6 +42,19 @@ def ansible(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests that need one Debian suite to that one, where several share the work."""
+    if not os.environ.get("DIVIDED"):
+        return
+    elsewhere = [
+        item
+        for item in items
+        if any(mark.args[0] != os.environ["SUITE"] for mark in item.iter_markers("suite"))
+    ]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Keep what failed in the file FAILED, if that is set, for who prints it after all else."""
     wanted = os.environ.get("FAILED")

@@ -176,6 +176,7 @@ def test_a_live_cluster_is_there_within_seconds(in_background, latest):
     assert heard - _seconds(found["started"]) <= 10
 
 
+@pytest.mark.suite("trixie")
 def test_others_see_nothing_of_it(python, history, latest, as_user):
     since = time.time()
     python("alice", WORK)
@@ -192,6 +193,7 @@ def test_others_see_nothing_of_it(python, history, latest, as_user):
     assert as_user("bob", f"mv {SPOOL}/alice {SPOOL}/mine").rc != 0
 
 
+@pytest.mark.suite("trixie")
 def test_what_bob_puts_into_his_spool_harms_nobody(as_user, python, history, latest):
     python("bob", WORK)
     spool = f"{SPOOL}/bob"
@@ -210,6 +212,7 @@ def test_what_bob_puts_into_his_spool_harms_nobody(as_user, python, history, lat
     as_user("bob", f"rm -rf {spool}")
 
 
+@pytest.mark.suite("trixie")
 def test_a_cluster_that_its_walltime_ends_says_so(as_user, history, latest):
     since = time.time()
     script = (
@@ -232,6 +235,7 @@ def test_a_cluster_that_its_walltime_ends_says_so(as_user, history, latest):
     assert until(lambda: latest("carol", since)["how"] == "TIMEOUT", 150)
 
 
+@pytest.mark.suite("trixie")
 def test_the_other_node_takes_over_and_nothing_is_lost_or_doubled(python, history, latest):
     before = {c["id"]: c["tasks"] for c in history("alice", "ls")}
     writer = where()["host"]
@@ -252,6 +256,7 @@ def test_the_other_node_takes_over_and_nothing_is_lost_or_doubled(python, histor
     assert where()["host"] == other
 
 
+@pytest.mark.suite("trixie")
 def test_a_service_that_is_killed_is_there_again_with_all_it_had(history):
     writer = where()["host"]
     other = {"login1": "login2", "login2": "login1"}[writer]
@@ -276,6 +281,7 @@ def test_a_service_that_is_killed_is_there_again_with_all_it_had(history):
         node(other).check_output(f"systemctl start {UNIT}")
 
 
+@pytest.mark.suite("trixie")
 def test_a_backup_is_made_while_it_runs_and_is_put_back(python, history, latest, as_user):
     program = "/opt/dask-site/current/env/bin/dask-site"
     site = "/opt/dask-site/current/etc/dask/site.yaml"
@@ -312,6 +318,7 @@ def test_a_backup_is_made_while_it_runs_and_is_put_back(python, history, latest,
     assert told() == whole
 
 
+@pytest.mark.suite("trixie")
 def test_a_scheduler_that_is_killed_loses_less_than_a_tick(in_background, history, latest, login1):
     since = time.time()
     _, pid, _ = in_background("alice", COUNTING)
@@ -326,6 +333,7 @@ def test_a_scheduler_that_is_killed_loses_less_than_a_tick(in_background, histor
     login1.check_output("rm /home/alice/counted.txt")
 
 
+@pytest.mark.suite("trixie")
 def test_what_slurms_accounting_could_not_say_comes_later(python, history, latest):
     since = time.time()
     node("ctl").check_output("systemctl stop slurmdbd")
@@ -381,6 +389,7 @@ def in_postgresql(login1):
     ctl.run(f"{as_postgres}/pg_ctl -m immediate -D /tmp/pg/data stop; rm -rf /tmp/pg")
 
 
+@pytest.mark.suite("trixie")
 def test_the_same_in_postgresql(in_postgresql, as_user, history):
     def asked(host, command):
         setting = f"DASK_DASK_SITE__HISTORY__STATE={in_postgresql}"

@@ -106,6 +106,7 @@ def test_acceptance_was_reported(site):
     assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
 
 
+@pytest.mark.suite("trixie")
 def test_check_mode_finds_nothing_to_change():
     told = ansible("ansible-playbook", "site.yml", "--check", "--diff")
     assert told.returncode == 0, told.stdout
@@ -113,12 +114,14 @@ def test_check_mode_finds_nothing_to_change():
 
 
 @pytest.mark.parametrize("tag", ["dask_environment", "dask_pools", "dask_dashboards"])
+@pytest.mark.suite("trixie")
 def test_a_tag_alone_finds_nothing_to_change(tag):
     told = ansible("ansible-playbook", "site.yml", "--tags", tag)
     assert told.returncode == 0, told.stdout
     assert set(re.findall(r"changed=(\d+)", told.stdout)) == {"0"}
 
 
+@pytest.mark.suite("trixie")
 def test_a_second_login_node_alone():
     told = ansible("ansible-playbook", "site.yml", "--limit", "login2")
     assert told.returncode == 0, told.stdout
