@@ -64,13 +64,14 @@ async def tab(debugging, url):
     return found
 
 
-async def until(condition, seconds=90):
+async def live(tab, seconds=90):
+    """Wait until a page is live."""
     began = time.monotonic()
-    while time.monotonic() - began < seconds:
-        if await condition():
-            return time.monotonic() - began
+    while not await tab.live():
+        if time.monotonic() - began > seconds:
+            shown = await tab.value("location.href + ' ' + document.body.innerText", default="")
+            raise SystemExit(f"a page did not come: {shown[:500]}")
         await asyncio.sleep(0.1)
-    raise SystemExit("a page did not come")
 
 
 def answers(address, port):
@@ -93,11 +94,11 @@ async def away(tabs, what, address, port):
     answered = time.monotonic() - began
     found = {}
     for name, one in tabs.items():
-        await until(one.live)
+        await live(one)
         found[name] = round(time.monotonic() - began, 1)
     await asyncio.sleep(3)
     for one in tabs.values():  # and stay
-        await until(one.live)
+        await live(one)
     said = [s for one, n in zip(tabs.values(), before, strict=True) for s in one.said[n:]]
     times = {"command": round(done - began, 1), "proxy": round(answered, 1), **found}
     return {"seconds": times, "said": len(said)}
@@ -152,7 +153,7 @@ async def measured(node, container, link, urls, shot):
         await asyncio.sleep(2)
         tabs = {name: await tab(debugging, url) for name, url in urls.items()}
         for one in tabs.values():
-            await until(one.live)
+            await live(one)
         found = {"first": {"said": [json.dumps(s)[:300] for t in tabs.values() for s in t.said]}}
         for what, command in (
             ("proxy loaded anew", "systemctl reload dask-proxy"),

@@ -75,13 +75,16 @@ def log_in(user):
     cookie = answer.getheader("set-cookie").split(";")[0]
 
     def at(cluster):
+        there = secure(f"{cluster}.{host}", port)
+        page = {"Host": f"{cluster}.{authority}", "Sec-Fetch-Mode": "navigate"}
+        page["Sec-Fetch-Dest"] = "document"
+        sent, _ = get(there, "/status", page)
         known = {"Host": authority, "Cookie": cookie}
-        sent, _ = get(door, f"/ticket?cluster={cluster}", known)
-        arrival = urlsplit(sent.getheader("location"))
-        there = secure(arrival.hostname, port)
-        answer, _ = get(
-            there, f"{arrival.path}?{arrival.query}", {"Host": f"{cluster}.{authority}"}
-        )
+        ticket = urlsplit(sent.getheader("location"))
+        answer, _ = get(door, f"{ticket.path}?{ticket.query}", known)
+        arrival = urlsplit(answer.getheader("location"))
+        page["Cookie"] = sent.getheader("set-cookie").split(";")[0]
+        answer, _ = get(there, f"{arrival.path}?{arrival.query}", page)
         return answer.getheader("set-cookie").split(";")[0]
 
     return at, host, port
