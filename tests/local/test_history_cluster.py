@@ -18,6 +18,7 @@ from dask_site.history.model import ClusterHistory
 from dask_site.history.naming import span
 from dask_site.history.reading import read_spool
 from dask_site.render import render_site_yaml
+from dask_site.web.verdict import Counts, counts
 
 
 @pytest.fixture
@@ -60,6 +61,20 @@ def test_what_a_cluster_did_is_on_file_and_its_books_close(site):
     assert abs(parts["unexplained"]) < 0.2 * ledger.whole.allocated
     used = {name for name, books in ledger.pools.items() if books.allocated}
     assert used == {"cpu", "gpu"}
+
+
+@pytest.mark.slow
+def test_results_that_are_held_to_the_end_are_no_work_undone(site):
+    with Cluster(site) as cluster:
+        client = cluster.get_client()
+        cluster.scale(cpu=1)
+        cluster.wait_for_workers(timeout=60)
+        futures = client.map(here, range(5))
+        assert client.gather(futures) == ["cpu"] * 5
+        waiting = client.submit(slow, 1, 600)
+        assert until(lambda: any(ws.processing for ws in cluster.scheduler.workers.values()))
+    assert futures and waiting
+    assert counts(read(Path(site.history.spool))) == Counts(done=5, failed=0, undone=1)
 
 
 def test_a_spool_that_can_not_be_is_one_warning(site, tmp_path, caplog, monkeypatch):

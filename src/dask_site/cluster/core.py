@@ -260,6 +260,8 @@ class Cluster(DaskCluster):
         scheduler = getattr(self, "scheduler", None)
         gone = True
         self._stop_deciding()
+        if self._recorder is not None:
+            self._recorder.closing()
         if scheduler is not None:
             # Workers are told first, so that jobs end by themselves: COMPLETED, not CANCELLED.
             await _attempt(_dismiss_workers(scheduler), 10)

@@ -138,6 +138,11 @@ class Recorder:
         self._clock.start()
         self._beat()
 
+    def closing(self) -> None:
+        """Note what work there is before workers, and results with them, go."""
+        with self._lock, suppress(Exception):
+            self._spans.hold(time.time())
+
     def stop(self, how: str = "closed") -> None:
         """Write what is left and the end; waits at most 2 s for the file system."""
         endings.forget(self)

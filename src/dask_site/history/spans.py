@@ -83,6 +83,7 @@ class _Watched:
         "definitions",
         "done",
         "final",
+        "held",
         "largest",
         "mark",
         "sent",
@@ -102,6 +103,8 @@ class _Watched:
         self.start = self.stop = 0.0
         self.done = False
         self.code: str | None = None
+        # Of each prefix: the states of its tasks when the cluster began to close.
+        self.held: dict[str, dict[str, int]] = {}
         # Of each task group: how many tasks it had when definitions of some were looked at.
         self.counted: dict[str, int] = {}
         self.definitions = self.largest = 0.0
@@ -222,6 +225,16 @@ class Spans:
                 self._active[watched.span.id] = watched
                 yield self._change(watched)
 
+    def hold(self, now: float) -> None:
+        """Keep the states of all tasks as they are.
+
+        With the workers their results go, and what somebody holds to the end would seem to wait.
+        """
+        self._take_new(now)
+        for watched in (*self._active.values(), *self._settled):
+            tasks = _record(watched, self._computed_again)["tasks"]
+            watched.held = {name: values["states"] for name, values in tasks.items()}
+
     def _take_new(self, now: float) -> None:
         spans = spans_of(self._scheduler)
         if len(spans) != self._known:
@@ -258,6 +271,8 @@ def _record(watched: _Watched, again: Callable[[Any], float]) -> dict[str, Any]:
             watched.final.add(group)
             final = watched.sums.setdefault(name, _Prefix())
             final.add(group.states, seconds, group.nbytes_total)
+    for name in prefixes.keys() & watched.held.keys():
+        prefixes[name].states = dict(watched.held[name])
     watched.done = done
     watched.code = watched.code or submitting_line(span)
     metrics = _metrics(span)
