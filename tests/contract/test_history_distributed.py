@@ -43,6 +43,11 @@ def test_a_group_whose_tasks_are_all_forgotten_gets_no_more():
     assert inspect.getsource(SchedulerState).count("self.task_groups[group_key] = tg") == 1, VERSION
 
 
+def test_each_end_of_a_task_is_counted_by_its_prefix():
+    assert "pf.state_counts[value] += 1" in inspect.getsource(TaskState.state.fset), VERSION
+    assert "del self.task_prefixes" not in inspect.getsource(SchedulerState), VERSION
+
+
 def test_what_spans_keep():
     kept = {"_cumulative_worker_metrics", "_code", "groups", "enqueued", "name", "id"}
     assert kept <= set(Span.__slots__), VERSION

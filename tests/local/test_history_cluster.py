@@ -77,6 +77,19 @@ def test_results_that_are_held_to_the_end_are_no_work_undone(site):
     assert counts(read(Path(site.history.spool))) == Counts(done=5, failed=0, undone=1)
 
 
+@pytest.mark.slow
+def test_work_that_is_given_up_is_no_work_done(site):
+    with Cluster(site) as cluster, cluster.get_client() as client:
+        cluster.scale(cpu=1)
+        cluster.wait_for_workers(timeout=60)
+        assert client.gather(client.map(here, range(5))) == ["cpu"] * 5
+        assert client.submit(divmod, 1, 0).exception()
+        futures = client.map(slow, range(30), [600] * 30)
+        assert until(lambda: any(ws.processing for ws in cluster.scheduler.workers.values()))
+        del futures  # as an interrupt does
+    assert counts(read(Path(site.history.spool))) == Counts(done=5, failed=1, undone=30)
+
+
 def test_a_spool_that_can_not_be_is_one_warning(site, tmp_path, caplog, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "file"))  # no other name can be kept there

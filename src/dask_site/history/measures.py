@@ -49,6 +49,12 @@ def groups_mark(groups: set[Any]) -> int:
     return mark
 
 
+def ends_of(prefix: Any) -> int:
+    """Return how often tasks of a prefix have come to a result or an error."""
+    counts = prefix.state_counts
+    return int(counts.get("memory", 0)) + int(counts.get("erred", 0))
+
+
 def metrics_mark(span: Any) -> tuple[int, float]:
     """Return a value that differs when workers have told more of a span."""
     metrics = span._cumulative_worker_metrics

@@ -154,7 +154,8 @@ class Tasks(BaseModel):
     Attributes
     ----------
     states : dict of str to int
-        How many are, or ended, in each of distributed's states.
+        How many are, or ended, in each of distributed's states; and ``dropped``: forgotten before
+        they ran.
     seconds : dict of str to float
         ``compute``, ``transfer``, ``disk-read`` ..., as distributed measures them: thread-seconds;
         and `AGAIN`, about how much of ``compute``, by a sample of the keys.

@@ -14,6 +14,7 @@ from dask_site.history.measures import (
     clean,
     clean_id,
     definitions,
+    ends_of,
     groups_mark,
     keys_in,
     metrics_mark,
@@ -38,6 +39,7 @@ _MOST_LEVELS = 20
 _LONGEST_RECORD = 200_000
 OTHERS = "(others)"
 AGAIN = "compute again"
+DROPPED = "dropped"
 _DONE = frozenset({"memory", "erred", "released", "forgotten"})
 
 
@@ -49,9 +51,10 @@ class Change(NamedTuple):
 
 
 class _Prefix:
-    __slots__ = ("nbytes", "seconds", "states")
+    __slots__ = ("kin", "nbytes", "seconds", "states")
 
-    def __init__(self) -> None:
+    def __init__(self, kin: Any = None) -> None:
+        self.kin = kin
         self.states: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
         self.nbytes = 0
@@ -63,6 +66,20 @@ class _Prefix:
         for action, amount in seconds.items():
             self.seconds[action] = self.seconds.get(action, 0.0) + amount
         self.nbytes += nbytes
+
+    def drop(self) -> None:
+        """Tell tasks that nobody wanted any more before they ran from those that did.
+
+        Too few where other spans have tasks of the same prefix, or some ran twice.
+        """
+        if self.kin is None:
+            return
+        ended = sum(self.states.get(state, 0) for state in ("memory", "released", "forgotten"))
+        ran = ends_of(self.kin) - self.states.get("erred", 0)
+        unrun = min(ended - ran, self.states.get("forgotten", 0))
+        if unrun > 0:
+            self.states["forgotten"] -= unrun
+            self.states[DROPPED] = self.states.get(DROPPED, 0) + unrun
 
     @property
     def weight(self) -> float:
@@ -260,7 +277,8 @@ def _record(watched: _Watched, again: Callable[[Any], float]) -> dict[str, Any]:
         seconds = group.all_durations
         if (share := again(group)) and "compute" in seconds:
             seconds = {**seconds, AGAIN: share * seconds["compute"]}
-        prefixes.setdefault(name, _Prefix()).add(group.states, seconds, group.nbytes_total)
+        known = prefixes.setdefault(name, _Prefix(group.prefix))
+        known.add(group.states, seconds, group.nbytes_total)
         if group.start and (not watched.start or group.start < watched.start):
             watched.start = group.start
         watched.stop = max(watched.stop, group.stop)
@@ -269,10 +287,12 @@ def _record(watched: _Watched, again: Callable[[Any], float]) -> dict[str, Any]:
         if there == ["forgotten"]:
             # distributed has let go of it; what comes under its name is another group.
             watched.final.add(group)
-            final = watched.sums.setdefault(name, _Prefix())
+            final = watched.sums.setdefault(name, _Prefix(group.prefix))
             final.add(group.states, seconds, group.nbytes_total)
     for name in prefixes.keys() & watched.held.keys():
         prefixes[name].states = dict(watched.held[name])
+    for prefix in prefixes.values():
+        prefix.drop()
     watched.done = done
     watched.code = watched.code or submitting_line(span)
     metrics = _metrics(span)
@@ -321,7 +341,7 @@ def _largest(prefixes: dict[str, _Prefix], most: int) -> dict[str, _Prefix]:
 
 
 def _copy(prefix: _Prefix) -> _Prefix:
-    copied = _Prefix()
+    copied = _Prefix(prefix.kin)
     copied.add(prefix.states, prefix.seconds, prefix.nbytes)
     return copied
 

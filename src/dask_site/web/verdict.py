@@ -11,7 +11,7 @@ from dask_site.history.allocations import allocations
 from dask_site.history.model import ClusterHistory
 from dask_site.web import words
 
-_WAITING = ("waiting", "no-worker", "queued", "processing")
+_WAITING = ("waiting", "no-worker", "queued", "processing", "dropped")
 _DONE = ("memory", "released", "forgotten")
 _ENDS = {
     "SIGTERM": "it was told to end (SIGTERM): scancel, a walltime, or a system going down",
