@@ -140,8 +140,12 @@ class Recorder:
 
     def closing(self) -> None:
         """Note what work there is before workers, and results with them, go."""
-        with self._lock, suppress(Exception):
-            self._spans.hold(time.time())
+        if self._lock.acquire(timeout=_PATIENCE):
+            try:
+                with suppress(Exception):
+                    self._spans.hold(time.time())
+            finally:
+                self._lock.release()
 
     def stop(self, how: str = "closed") -> None:
         """Write what is left and the end; waits at most 2 s for the file system."""
