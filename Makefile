@@ -66,8 +66,8 @@ test-tools:
 	@tests/install-tools
 
 test: lint test-tools ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
-	@echo "==> tests without containers"
-	env --default-signal pytest tests/unit tests/contract tests/local tests/fuzz
+	@echo "==> $$(date +%T) tests without containers"
+	env --default-signal pytest --durations=12 tests/unit tests/contract tests/local tests/fuzz
 	@$(MAKE) --no-print-directory molecule
 
 test-quick: lint ## lint, types, and the quick tests that need no container

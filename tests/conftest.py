@@ -1,5 +1,6 @@
-"""For all tests: a second try for those on real systems, and a real PostgreSQL server."""
+"""For all tests: a second try for those on real systems, an end to those that hang, PostgreSQL."""
 
+import faulthandler
 import glob
 import itertools
 import os
@@ -10,9 +11,47 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import pytest_timeout
 
 ACCOUNT = "postgres"
 REAL = {"local", "cluster", "attacks"}
+# Seconds for a part of a test, far above its own limit: what doesn't even end at that is stuck.
+STUCK = 1000
+STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config):
+    # Later on it is captured, and what is captured is lost with the process.
+    config.stash[STDERR] = os.dup(2)
+    config.pluginmanager.register(Again(config))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if getattr(item, "execution_count", 1) > 1:
+        # A failure stops the timer, which was to serve all tries.
+        settings = pytest_timeout._get_item_settings(item)
+        item.ihook.pytest_timeout_set_timer(item=item, settings=settings)
+    end_if_stuck(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    end_if_stuck(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item):
+    end_if_stuck(item)
+
+
+def end_if_stuck(item):
+    """Let a part of a test that never ends cost minutes, and tell where each thread stood."""
+    faulthandler.dump_traceback_later(STUCK, exit=True, file=item.config.stash[STDERR])
+
+
+def pytest_runtest_logfinish():
+    faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_collection_modifyitems(items):
@@ -25,13 +64,31 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
-def pytest_terminal_summary(terminalreporter):
-    again = terminalreporter.stats.get("rerun", ())
-    if again:
-        terminalreporter.section("failed at the first try, and were tried again")
-    for report in again:
-        terminalreporter.line(report.nodeid)
-        terminalreporter.line("    " + "\n    ".join(report.longreprtext.splitlines()[-8:]))
+class Again:
+    """Tells what is tried again, at once: who stops a run that hangs wants to know."""
+
+    def __init__(self, config):
+        self.plugins = config.pluginmanager
+
+    @property
+    def terminal(self):
+        return self.plugins.getplugin("terminalreporter")
+
+    def pytest_runtest_logreport(self, report):
+        if report.outcome == "rerun":
+            self.terminal.line("")
+            self.tell(report)
+
+    def pytest_terminal_summary(self):
+        again = self.terminal.stats.get("rerun", ())
+        if again:
+            self.terminal.section("failed at the first try, and were tried again")
+        for report in again:
+            self.tell(report)
+
+    def tell(self, report):
+        self.terminal.line(report.nodeid)
+        self.terminal.line("    " + "\n    ".join(report.longreprtext.splitlines()[-8:]))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ declare -A running
 trap 'kill "${running[@]}" 2>/dev/null; wait; exit 130' INT TERM
 
 for suite; do
-  echo "==> molecule on $suite: create, check, converge, idempotence, verify, destroy"
+  echo "==> $(date +%T) molecule on $suite: create, check, converge, idempotence, verify, destroy"
   rm -f "$logs/$suite.failed"
   # A shell's background is deaf to interrupts, and so would be what the tests interrupt.
   SUITE=$suite CLUSTER=$cluster-$suite MOLECULE_EPHEMERAL_DIRECTORY=$cache/molecule/$suite \
