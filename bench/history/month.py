@@ -246,9 +246,8 @@ def tell(service: Service, figures: list[float]) -> None:
     most = service.memory()[1]
     counts = service.counts()
     size = Path(service.store.removeprefix("sqlite:///")).stat().st_size / 2**20
-    print(
-        f"{counts['clusters']} clusters, {counts['live_clusters']} of them live; store {size:.0f} MiB"
-    )
+    live = counts["live_clusters"]
+    print(f"{counts['clusters']} clusters, {live} of them live; store {size:.0f} MiB")
     print(f"a day adds {slope:+.2f} MiB to the memory over the last {len(late)} days")
     print(f"at most {most:.0f} MiB: {'within' if most <= AIM else 'NOT within'} {AIM} MiB")
 
