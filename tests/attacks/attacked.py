@@ -1,19 +1,10 @@
-"""The cluster that is attacked, and the count of what was tried on it.
+"""The cluster that is attacked, and the count of what was tried on it."""
 
-What the cluster's tests have is here by another name than ``conftest``.
-"""
-
-import importlib.util
 import json
 import shlex
 from collections import Counter
-from pathlib import Path
 
-_FOUND = Path(__file__).parents[1] / "cluster" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("cluster_conftest", _FOUND)
-shared = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(shared)
-node, encoded, until, variables = shared.node, shared.encoded, shared.until, shared.variables
+from nodes import encoded, node, until
 
 # A scheduler, and all paths that its web server knows.
 LOCAL = """

@@ -5,22 +5,10 @@ from pathlib import Path
 
 import naive
 import pytest
-from attacked import (
-    LOCAL,
-    TALLY,
-    ended_by,
-    link_to_id,
-    node,
-    shared,
-    started,
-    started_in_a_job,
-    until,
-    variables,
-)
+from attacked import LOCAL, TALLY, ended_by, link_to_id, started, started_in_a_job
 from visiting import PORT, Visitor
 
-# The fixtures of the tests on the cluster, which both kinds of tests share.
-globals().update({k: v for k, v in vars(shared).items() if not k.startswith(("__", "pytest_"))})
+from nodes import _rolled_out, as_user, in_background, login1, node, python, site, until, variables
 
 
 def pytest_collection_modifyitems(items):

@@ -8,7 +8,9 @@ that looks at the first request of a connection alone.
 
 import base64
 
-from attacked import OPEN, ended_by, node, started, until, variables
+from attacked import OPEN, ended_by, started
+
+from nodes import node, until, variables
 
 EVERYTHING, TRUSTING, RAW, ANYWHERE, FIRST = 9443, 9444, 9445, 9446, 9447
 _BEHIND, DASK, HOSTILE = 9470, 9471, 9472

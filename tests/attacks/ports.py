@@ -1,6 +1,6 @@
 """What a user of a node does to each port of another."""
 
-from attacked import node
+from nodes import node
 
 # What bob tries on each port: HTTP as plain text and with TLS, with no certificate, with one that
 # he made, with those that he was given, with that of a dashboard of his own; and Dask's protocol.

@@ -2,7 +2,7 @@
 
 import json
 
-from attacked import node
+from nodes import node
 
 ASKED = """
 from dask_site.dashboards import asking, keys

@@ -3,8 +3,10 @@
 import time
 
 import pytest
-from attacked import LOCAL, kept_out, link_to_id, node, started_in_a_job, until
+from attacked import LOCAL, kept_out, link_to_id, started_in_a_job
 from visiting import NAVIGATION
+
+from nodes import node, until
 
 SHOWN = "/status"
 

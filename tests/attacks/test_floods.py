@@ -3,8 +3,10 @@
 import time
 from urllib.parse import urlencode, urlsplit
 
-from attacked import kept_out, node, until
+from attacked import kept_out
 from visiting import NAVIGATION
+
+from nodes import node, until
 
 SHOWN = "/health"
 FLOOD = """

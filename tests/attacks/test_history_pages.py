@@ -7,8 +7,9 @@ import subprocess
 from urllib.parse import urlsplit
 
 import pytest
-from attacked import node, until, variables
 from visiting import NAVIGATION, PORT
+
+from nodes import node, until, variables
 
 HISTORY = "history"
 WHOAMI = "/api/v1/whoami"

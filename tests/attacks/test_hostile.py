@@ -6,10 +6,12 @@ from urllib.parse import urlsplit
 
 import hostile
 import pytest
-from attacked import judged, kept_out, node, until
+from attacked import judged, kept_out
 from http2 import RefusedError
 from naive import EVERYTHING, FOLDER, KEPT_INSIDE
 from visiting import COOKIE, NoAnswerError
+
+from nodes import node, until
 
 SHOWN = "/status"
 STATE = "/run/dask-proxy"

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import hostile
 import pytest
-from attacked import kept_out, node, variables
+from attacked import kept_out
 from visiting import PORT
+
+from nodes import node, variables
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -6,8 +6,10 @@ import time
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from attacked import kept_out, until
+from attacked import kept_out
 from visiting import COOKIE, NAVIGATION
+
+from nodes import until
 
 SHOWN = "/health"
 LINK_SECONDS, TICKET_SECONDS = 60, 15

@@ -3,8 +3,10 @@
 import textwrap
 
 import pytest
-from attacked import LOCAL, OPEN, gets_through, kept_out, node, until
+from attacked import LOCAL, OPEN, gets_through, kept_out
 from ports import attempts, ports_of
+
+from nodes import node, until
 
 # What somebody reads in a forum and writes into ~/.config/dask.
 TURNED_OFF = """

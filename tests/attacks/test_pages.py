@@ -1,9 +1,11 @@
 """Browsers that want to see what isn't theirs: every page, and paths that lead around (4, 5)."""
 
 import pytest
-from attacked import gets_through, judged, kept_out, link_to_id, until
+from attacked import gets_through, judged, kept_out, link_to_id
 from naive import EVERYTHING, OTHERS_FILE, RAW
 from visiting import COOKIE, NAVIGATION, UPGRADE
+
+from nodes import until
 
 WHERE = ["login", "job"]
 SHOWN = "/status"

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from attacked import encoded, ended_by, kept_out, node, started, until, variables
+from attacked import ended_by, kept_out, started
 from visiting import NAVIGATION, Visitor
+
+from nodes import encoded, node, until, variables
 
 ROLE = Path(__file__).parents[2] / "roles" / "dask_dashboards"
 PORT = 8444

@@ -3,8 +3,10 @@
 import base64
 
 import pytest
-from attacked import LOCAL, OPEN, gets_through, kept_out, node, variables
+from attacked import LOCAL, OPEN, gets_through, kept_out
 from ports import attempts, ports_of
+
+from nodes import node, variables
 
 # As root: what the site's own authority for its proxies vouches for, one of them yesterday.
 ISSUED = """

@@ -1,8 +1,10 @@
 """Schedulers that aren't what they say (class 9)."""
 
-from attacked import kept_out, node, until
+from attacked import kept_out
 from registering import ASKED, known
 from visiting import PORT
+
+from nodes import node, until
 
 SHOWN = "/status"
 

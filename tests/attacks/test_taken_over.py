@@ -3,10 +3,12 @@
 import re
 
 import pytest
-from attacked import LOCAL, gets_through, kept_out, node, started_in_a_job, until
+from attacked import LOCAL, gets_through, kept_out, started_in_a_job
 from naive import ANYWHERE
 from registering import ASKED, known
 from visiting import NAVIGATION
+
+from nodes import node, until
 
 SHOWN = "/status"
 LOOPBACK = {"127.0.0.1": 6820, "::1": 6821}

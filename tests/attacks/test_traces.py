@@ -2,8 +2,10 @@
 
 from urllib.parse import urlsplit
 
-from attacked import OPEN, gets_through, kept_out, node, until
+from attacked import OPEN, gets_through, kept_out
 from visiting import COOKIE, NAVIGATION
+
+from nodes import node, until
 
 SHOWN = "/status"
 

@@ -1,7 +1,9 @@
 """What users do all day: their own dashboards, from everywhere, without a line of theirs."""
 
 import pytest
-from attacked import link_to_id, node, variables
+from attacked import link_to_id
+
+from nodes import node, variables
 
 SHOWN = "/status"
 KINDS = {

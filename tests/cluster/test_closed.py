@@ -2,7 +2,7 @@
 
 import json
 
-from conftest import left_nothing, node
+from nodes import left_nothing, node
 
 OPEN = """
 import dask

@@ -6,7 +6,7 @@ import time
 import pytest
 from test_scaling import SITE
 
-from conftest import ended, node, podman, until
+from nodes import ended, node, podman, until
 
 WORK = (
     SITE

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 import yaml
 
-from conftest import ended, left_nothing, node, until
+from nodes import ended, left_nothing, node, until
 
 STATE = "/home/dask-site/history"
 SPOOL = "/home/dask-site/spool"

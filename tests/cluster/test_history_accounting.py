@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from conftest import ended, left_nothing, node, until, variables
 from dask_site.history.accounting import Accountant
 from dask_site.history.accounting.refreshing import REFUSED
 from dask_site.history.accounting.sacct import Sacct
@@ -15,6 +14,7 @@ from dask_site.history.ledger import close_books
 from dask_site.history.reading import read_spool
 from dask_site.history.store import Store
 from dask_site.history.waits import waits
+from nodes import ended, left_nothing, node, until, variables
 
 RECORDED = (
     "export DASK_DASK_SITE__HISTORY__ENABLED=True"

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from conftest import folders_of, left_nothing, node, queue_of, until
+from nodes import folders_of, left_nothing, node, queue_of, until
 
 # -- what it is for ---------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 import yaml
 
-from conftest import ROOT, ansible, node
+from nodes import ROOT, ansible, node
 
 TOP = "/opt/dask-site"
 PYTHON = "import sys; print('%d.%d' % sys.version_info[:2])"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import left_nothing, node, queue_of, until
+from nodes import left_nothing, node, queue_of, until
 
 SITE = """
 import dask

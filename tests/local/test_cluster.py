@@ -13,9 +13,9 @@ import time
 
 import pytest
 from distributed import Client
+from machine import until
 from places import count, here, slow
 
-from conftest import until
 from dask_site import Cluster, Site, SiteError, pool
 from dask_site.cluster.errors import ClusterError, PoolError
 

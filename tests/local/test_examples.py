@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-
-from conftest import SITE
+from machine import SITE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -10,9 +10,9 @@ import dask
 import dask.array as da
 import pytest
 from click.testing import CliRunner
+from machine import until
 from places import here, slow
 
-from conftest import until
 from dask_site import Cluster, Site, needs, pool
 from dask_site.cli import main
 from dask_site.cluster.explain import Explanation

@@ -11,10 +11,10 @@ import time
 
 import pytest
 from distributed import KilledWorker
+from machine import until
 from places import here, slow
 from wreckage import fill, gulp, leave, mark_and_leave, run_as, segfault
 
-from conftest import until
 from dask_site import Cluster, Site, pool
 from dask_site.faults.errors import TaskCrashed, TaskOutOfMemory
 

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from distributed import Client, Event, LocalCluster, wait
+from machine import until
 
-from conftest import until
 from dask_site.cli import main
 from dask_site.history.records import UsageRecord
 from dask_site.history.spool import read_spool

@@ -9,9 +9,9 @@ import dask
 import pytest
 import yaml
 from distributed import Client, LocalCluster
+from machine import SITE, until
 from places import here, slow
 
-from conftest import SITE, until
 from dask_site import Cluster, Site, pool
 from dask_site.history.ledger import close_books
 from dask_site.history.model import ClusterHistory

@@ -7,8 +7,8 @@ import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client, Event, LocalCluster, wait
+from machine import until
 
-from conftest import until
 from dask_site.history.advice import advise
 from dask_site.history.model import ClusterHistory
 from dask_site.history.naming import span

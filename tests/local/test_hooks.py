@@ -5,8 +5,8 @@ import logging
 import dask
 import dask.array as da
 import pytest
+from machine import until
 
-from conftest import until
 from dask_site import needs
 
 

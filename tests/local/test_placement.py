@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 from distributed import wait
+from machine import SITE
 from places import devices, here, slow, span
 
-from conftest import SITE
 from dask_site import Cluster, Site, needs, pool
 
 

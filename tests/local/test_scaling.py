@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 import pytest
 from distributed import Client
+from machine import SITE, until
 from places import count, here, slow
 
-from conftest import SITE, until
 from dask_site import Cluster, NeedError, Site, needs, pool
 from dask_site.cluster.errors import PoolError
 

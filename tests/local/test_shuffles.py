@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from distributed import wait
 from distributed.shuffle._core import barrier_key
+from machine import until
 from places import here
 from wreckage import fill
 
-from conftest import until
 from dask_site import Cluster, needs, pool
 
 fresh = itertools.count()
