@@ -38,8 +38,8 @@ RECORDED = {
 class Login:
     """Runs commands in the container of the login node."""
 
-    def __init__(self, cluster, user):
-        self.container = f"{cluster}-login1"
+    def __init__(self, cluster, user, node="login1"):
+        self.container = f"{cluster}-{node}"
         self.user = user
 
     def run(self, command, **values):
