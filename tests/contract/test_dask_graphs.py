@@ -123,7 +123,7 @@ def test_prefixes_of_names():
 
 
 def test_the_scheduler_hands_graphs_and_annotations_to_one_method():
-    """cluster/scheduler.py: where needs are written down, before anything else knows the graph."""
+    """upstream/schedulers.py: needs are written down there, before anything knows the graph."""
     parameters = inspect.signature(Scheduler._create_taskstate_from_graph).parameters
     wanted = {
         "dsk",
@@ -148,7 +148,7 @@ def test_the_scheduler_hands_graphs_and_annotations_to_one_method():
 
 
 def test_annotations_of_single_keys_win_over_those_of_the_submission():
-    """cluster/scheduler.py"""
+    """upstream/schedulers.py"""
     source = inspect.getsource(Scheduler._apply_annotations)
     assert source.index("global_annotations.items()") < source.index("annotations_by_type.items()")
 

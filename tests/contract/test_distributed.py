@@ -125,7 +125,7 @@ def test_tasks_enter_and_leave_the_queue():
 
 
 def test_work_in_the_background_ends_with_the_scheduler():
-    """cluster/scheduler.py: PoolScheduler.remove_orphans."""
+    """upstream/schedulers.py: PoolScheduler.remove_orphans."""
     assert parameters(AsyncTaskGroup.call_soon) == ["self", "afunc", "args", "kwargs"], VERSION
     assert "self._ongoing_background_tasks = AsyncTaskGroup()" in inspect.getsource(Server), VERSION
 
@@ -148,7 +148,7 @@ def test_a_shuffle_that_is_closed_has_its_tasks_run_again():
 
 
 def test_a_job_script_ends_with_the_command_of_its_workers():
-    """cluster/jobs.py: _PrivateScript has it take the place of the shell."""
+    """upstream/jobs.py: _PrivateScript has it take the place of the shell."""
     import dask_jobqueue
 
     job = job_class("slurm")(
@@ -185,7 +185,7 @@ def test_the_scheduler_takes_our_shuffle_plugin_and_no_second_one():
 
 
 def test_distributed_forgets_its_own_fork_server_preload():
-    """cluster/forkserver.py: skips an import of NumPy and pandas in every nanny."""
+    """upstream/processes.py: skips an import of NumPy and pandas in every nanny."""
     assert distributed.utils._forkserver_preload_set in {True, False}, VERSION
     assert "_forkserver_preload_set" in inspect.getsource(distributed.utils.get_mp_context), VERSION
 
@@ -201,7 +201,7 @@ def test_importing_distributed_starts_no_thread():
 
 
 def test_the_fork_server_serves():
-    """cluster/forkserver.py: private attributes of multiprocessing.forkserver."""
+    """upstream/processes.py: private attributes of multiprocessing.forkserver."""
     code = textwrap.dedent(
         """
         import multiprocessing, os, sys

@@ -1,6 +1,7 @@
 """What the recorder relies on of distributed that is not its public interface.
 
-A failure here names what changed upstream; history/measures.py touches it unless another is named.
+A failure here names what changed upstream; upstream/spans.py or history/measures.py touches it
+unless another is named.
 """
 
 import inspect

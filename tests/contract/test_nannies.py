@@ -29,7 +29,7 @@ def in_order(text, *parts):
 
 
 def test_a_nanny_hears_of_its_workers_end_through_an_attribute():
-    """faults/blackbox.py: the attribute is looked up when the first worker is made."""
+    """upstream/processes.py: the attribute is looked up when the first worker is made."""
     assert parameters(Nanny._on_worker_exit_sync) == ["self", "exitcode"], VERSION
     assert "on_exit=self._on_worker_exit_sync" in inspect.getsource(Nanny.instantiate), VERSION
     start = inspect.getsource(Nanny.start_unsafe)

@@ -120,10 +120,10 @@ def test_output_that_comes_to_need_another_pool_takes_the_others_along(cluster, 
 
 async def move_an_output(scheduler, moved):
     """Restrict an output as soon as its shuffle has begun, and so has chosen its places."""
-    choose = scheduler.shuffles._calculate_worker_for
+    choose = scheduler.shuffles.spread
 
     def chosen(spec):
-        del scheduler.shuffles._calculate_worker_for
+        del scheduler.shuffles.spread
         asyncio.get_running_loop().call_soon(move)
         return choose(spec)
 
@@ -138,7 +138,7 @@ async def move_an_output(scheduler, moved):
         output = next(ts for ts in outputs if ts.key[1:] in elsewhere)
         moved.append(scheduler.restrict(output.key, {"pool:highmem": 1}))
 
-    scheduler.shuffles._calculate_worker_for = chosen
+    scheduler.shuffles.spread = chosen
 
 
 @pytest.mark.slow

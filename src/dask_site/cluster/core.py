@@ -20,7 +20,6 @@ import dask
 import dask.config
 from distributed.client import futures_of
 from distributed.core import Status, rpc
-from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.utils import Log, silence_logging_cmgr
 
 from dask_site.cluster import views
@@ -43,6 +42,7 @@ from dask_site.scaling.by_hand import Scaling
 from dask_site.scaling.waits import Waits
 from dask_site.site import Site
 from dask_site.sitefile.units import parse_walltime
+from dask_site.upstream.clusters import HookedCluster
 
 if TYPE_CHECKING:
     from dask_site.history.recorder import Recorder
@@ -53,7 +53,7 @@ _instances: weakref.WeakSet[Cluster] = weakref.WeakSet()
 show_site_errors_plainly()
 
 
-class Cluster(DaskCluster):
+class Cluster(HookedCluster):
     """A scheduler in this process, and workers in jobs on the site's pools.
 
     Starts with no workers. Pools follow the work: what is submitted decides which pools get jobs
@@ -145,16 +145,16 @@ class Cluster(DaskCluster):
         _instances.add(self)
         register(self)
         if not self.called_from_running_loop:
-            self._loop_runner.start()
+            self._run_loop()
             try:
-                self.sync(self._start)
+                self.sync(self._begin)
             except BaseException:
                 self.close()
                 raise
 
     # -- life ------------------------------------------------------------------------------
 
-    async def _start(self) -> None:
+    async def _begin(self) -> None:
         if self.status != Status.created:
             return
         self.status = Status.starting
@@ -192,7 +192,7 @@ class Cluster(DaskCluster):
         self.scheduler_comm = rpc(
             self.scheduler.address, connection_args=self.security.get_connection_args("client")
         )
-        await super()._start()
+        await super()._begin()
 
     async def _appoint_judge(self, fleet: Fleet) -> None:
         scheduler = self.scheduler
@@ -246,7 +246,7 @@ class Cluster(DaskCluster):
     def _about(self) -> dict[str, Any]:
         return {"name": self.name, "kind": "Cluster", "pools": list(self.site.pools)}
 
-    async def _close(self) -> None:
+    async def _end(self) -> None:
         if self.status == Status.closed:
             return
         # Once, and to its end: whoever is interrupted while waiting for it may wait again.
@@ -285,7 +285,7 @@ class Cluster(DaskCluster):
                 self._reaper.take_over()
         self._stack.close()
         if started:
-            await _attempt(super()._close(), 10)
+            await _attempt(super()._end(), 10)
         self.status = Status.closed
 
     def _stop_deciding(self) -> None:
@@ -306,12 +306,12 @@ class Cluster(DaskCluster):
             return None  # a forked child has a copy, which is not its own to close
         waitable = super().close(timeout)
         if not self.asynchronous and self.status == Status.closed:
-            self._loop_runner.stop()
+            self._end_loop()
         return waitable
 
     def __await__(self) -> Generator[Any, None, Cluster]:
         async def started() -> Cluster:
-            await self._start()
+            await self._begin()
             return self
 
         return started().__await__()
@@ -682,11 +682,16 @@ async def _dismiss_workers(scheduler: PoolScheduler) -> None:
         await asyncio.sleep(0.05)
 
 
+def open_clusters() -> list[Cluster]:
+    """Return the clusters of this process that somebody still holds."""
+    return list(_instances)
+
+
 @atexit.register
 def _close_all() -> None:
     # Python has shut its thread pools by now, of which distributed would complain.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    for cluster in list(_instances):
+    for cluster in open_clusters():
         if cluster.status not in {Status.closed, Status.created} and not cluster.asynchronous:
             with contextlib.suppress(Exception):
                 cluster.close(timeout=30)

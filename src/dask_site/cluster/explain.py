@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from dask._task_spec import convert_legacy_graph
 from dask.base import collections_to_expr, unpack_collections
 
 from dask_site.cluster.reasons import (
@@ -27,6 +26,7 @@ from dask_site.cluster.reasons import (
 from dask_site.cluster.records import PENDING, SUBMITTING, Table
 from dask_site.placement.graph import Around
 from dask_site.placement.matching import Shape
+from dask_site.upstream.graphs import convert_legacy_graph
 
 if TYPE_CHECKING:
     from dask_site.cluster.fleet import Fleet

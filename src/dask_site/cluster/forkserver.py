@@ -1,8 +1,7 @@
 """A fork server that is a fork of this process, so that distributed is imported once for all.
 
 The standard library's fork server is a fresh interpreter: each job would import distributed twice,
-which is most of the time between a job's start and its worker. What is touched of the standard
-library and of distributed is private; `tests/contract/test_distributed.py` holds it in place.
+which is most of the time between a job's start and its worker.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ import os
 import socket
 import sys
 from multiprocessing import connection, forkserver
-from typing import Any
 
-import distributed.utils
+from dask_site.upstream.processes import use_fork_server
 
 
 def start() -> None:
@@ -32,12 +30,7 @@ def start() -> None:
             os.close(alive_write)
             _serve(listener.detach(), alive_read)
     os.close(alive_read)
-    server: Any = forkserver._forkserver
-    server._forkserver_address = address
-    server._forkserver_alive_fd = alive_write
-    server._forkserver_pid = pid
-    # Otherwise distributed imports NumPy and pandas here, to have its own fork server load them.
-    distributed.utils._forkserver_preload_set = True
+    use_fork_server(address, alive_write, pid)
 
 
 def _serve(listener: int, alive: int) -> None:

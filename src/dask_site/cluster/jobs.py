@@ -20,6 +20,7 @@ from dask_site.cluster.queue import spans
 from dask_site.cluster.resources import worker_resources
 from dask_site.history.scripts import Scripts
 from dask_site.site import format_memory, format_walltime
+from dask_site.upstream.jobs import worker_command
 
 if TYPE_CHECKING:
     from distributed.security import Security
@@ -221,7 +222,7 @@ class _PrivateScript:
         that the job is about to end.
         """
         script: str = super().job_script()  # type: ignore[misc]  # the mixed-in Job
-        command: str = self._command_template  # type: ignore[attr-defined]
+        command = worker_command(self)
         return script.replace(f"\n{command}", f"\nexec {command}")
 
     @contextmanager

@@ -29,6 +29,7 @@ from dask_site.dashboards.places import Places
 from dask_site.placement.graph import Placer, inherit
 from dask_site.placement.matching import Matcher, NeedError, Restrictions
 from dask_site.scaling.demand import Demand
+from dask_site.upstream.schedulers import HookedScheduler
 
 if TYPE_CHECKING:
     from dask_site.cluster.records import JobRecord
@@ -60,7 +61,7 @@ _UNCOUNTED = (
 )
 
 
-class PoolScheduler(Scheduler):
+class PoolScheduler(HookedScheduler):
     """A scheduler that knows pools.
 
     Work that needs nothing stays off exclusive workers; what needs something finds its pools,
@@ -305,7 +306,7 @@ class PoolScheduler(Scheduler):
 
     # -- graphs ------------------------------------------------------------------------------
 
-    def _create_taskstate_from_graph(
+    def take_graph(
         self,
         *,
         dsk: dict[Any, Any],
@@ -313,6 +314,7 @@ class PoolScheduler(Scheduler):
         global_annotations: dict[str, Any] | None,
         **kwargs: Any,
     ) -> Any:
+        """Find out what its tasks need, or refuse it."""
         around = (global_annotations or {}).get("resources")
         try:
             parts = self.placer.place(dsk, annotations_by_type["resources"], around)
@@ -329,7 +331,7 @@ class PoolScheduler(Scheduler):
             raise
         except Exception:
             self._degrade("Looking for needs in a graph", "its tasks run on the open pools")
-        return super()._create_taskstate_from_graph(
+        return super().take_graph(
             dsk=dsk,
             annotations_by_type=annotations_by_type,
             global_annotations=global_annotations,
@@ -374,9 +376,9 @@ class PoolScheduler(Scheduler):
             self._refused.clear()
         self._refused.update(dict.fromkeys(keys, str(error)))
 
-    def _find_lost_dependencies(self, dsk: dict[Any, Any], keys: set[Any]) -> Any:
+    def find_lost(self, dsk: dict[Any, Any], keys: set[Any]) -> Any:
         """Say again why a collection was refused, where work builds on it: it was never lost."""
-        lost = super()._find_lost_dependencies(dsk, keys)
+        lost = super().find_lost(dsk, keys)
         for key in lost if self._refused else ():
             if key in self._refused:
                 self._refuse(keys, error := NeedError(self._refused[key]))
@@ -400,7 +402,7 @@ class PoolScheduler(Scheduler):
         """
         if prefix.name in _PLUMBING and not self.is_timed(prefix):
             return _MOMENT
-        known = float(self._get_prefix_duration(prefix))
+        known = self.guessed_seconds(prefix)
         computed = prefix.state_counts["memory"]
         if computed < _ENOUGH or prefix.duration_average < 0:
             return known
@@ -519,7 +521,7 @@ class PoolScheduler(Scheduler):
         for address in addresses:
             if address in self.workers:
                 removal = self.remove_worker(address, stimulus_id=_stimulus("orphan"))
-                self._ongoing_background_tasks.call_soon(_awaited, removal)
+                self.in_background(_awaited, removal)
 
     def hold(self, keys: Iterable[Any]) -> None:
         """Let these tasks run nowhere until `let_go`."""

@@ -12,13 +12,17 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from distributed.core import error_message
-from distributed.shuffle._core import P2PBarrierTask, barrier_key, id_from_key
-from distributed.shuffle._exceptions import ShuffleClosedError
-from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
 
 from dask_site.cluster.guard import guarded, nothing
 from dask_site.cluster.resources import pool_of_resource, pool_restriction
 from dask_site.placement.matching import NeedError, Shape, describe
+from dask_site.upstream.schedulers import (
+    HookedShuffles,
+    P2PBarrierTask,
+    ShuffleClosedError,
+    barrier_key,
+    id_from_key,
+)
 
 if TYPE_CHECKING:
     from dask_site.cluster.scheduler import PoolScheduler
@@ -51,7 +55,7 @@ class WaitingShuffle:
     keys: tuple[Any, ...]
 
 
-class PoolShufflePlugin(ShuffleSchedulerPlugin):
+class PoolShufflePlugin(HookedShuffles):
     """Keeps the output of a P2P shuffle on the workers that its tasks may run on.
 
     distributed spreads it over the workers of the barrier, which need not be those of the output:
@@ -105,7 +109,7 @@ class PoolShufflePlugin(ShuffleSchedulerPlugin):
         # All that share this output, or the next would be aligned with what is there.
         for other in list(filter(None, (id_from_key(dts.key) for dts in ts.dependencies))):
             if other in self.active_shuffles:
-                self._restart_shuffle(other, self.scheduler, stimulus_id=_stimulus("moved"))
+                self.begin_anew(other, _stimulus("moved"))
         return True
 
     @guarded(nothing, "a P2P shuffle may fail whose output has come to need another pool")
@@ -131,22 +135,21 @@ class PoolShufflePlugin(ShuffleSchedulerPlugin):
         self.waiting.clear()
 
     @guarded(
-        ShuffleSchedulerPlugin._calculate_worker_for,
+        HookedShuffles.spread,
         "P2P shuffles are spread over all workers, and may wait for ever on several pools",
     )
-    def _calculate_worker_for(self, spec: Any) -> dict[Any, str]:
+    def spread(self, spec: Any) -> dict[Any, str]:
+        """Spread outputs over workers that may run them."""
         barrier = self.scheduler.tasks[barrier_key(spec.id)]
         places = self._places(barrier)
         if not places:
-            pinned: dict[Any, str] = super()._calculate_worker_for(spec)
-            return pinned
+            return super().spread(spec)
         before = barrier.worker_restrictions
         barrier.worker_restrictions = {ws.address for ws in places}
         try:
-            pinned = super()._calculate_worker_for(spec)
+            return super().spread(spec)
         finally:
             barrier.worker_restrictions = before
-        return pinned
 
     def _places(self, barrier: Any) -> set[Any] | None:
         """Return the workers that may run every output of a shuffle; None: any."""

@@ -27,6 +27,7 @@ from distributed.core import Status
 from tornado.ioloop import PeriodicCallback
 
 from dask_site.faults.oom import OomKills
+from dask_site.upstream.processes import between_end, ended_for_memory
 
 logger = logging.getLogger(__name__)
 
@@ -231,7 +232,7 @@ class NannyBox:
         """Put the box between the nanny and its worker's end."""
         nanny = self._nanny
         nanny.env[PATH] = f"/proc/{os.getpid()}/fd/{self._file}"
-        nanny._on_worker_exit_sync = self._reporting(nanny._on_worker_exit_sync)
+        between_end(nanny, self._reporting)
         nanny.periodic_callbacks[TOPIC] = PeriodicCallback(self.sample, _SAMPLE_MS)
         nanny._dask_site_blackbox = self
 
@@ -290,7 +291,7 @@ class NannyBox:
             "closing": closing,
             "error": error,
             "oom_kill": exit_code == _SIGKILL and self._kills.claim(),
-            "nanny_kill": self._pid != 0 and manager._last_terminated_pid == self._pid,
+            "nanny_kill": self._pid != 0 and ended_for_memory(self._nanny) == self._pid,
             "peak": max(self._samples, default=0),
             "limit": int(manager.memory_limit or 0),
         }

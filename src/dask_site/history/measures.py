@@ -1,4 +1,4 @@
-"""What the recorder reads of distributed that is not its public interface, and only here.
+"""What the recorder reads of distributed that no other documents, and only here.
 
 `tests/contract/test_history_distributed.py` holds it against the installed version.
 """
@@ -14,6 +14,9 @@ from pathlib import PurePath
 from typing import Any
 
 from dask.sizeof import sizeof
+
+from dask_site.upstream.clusters import spec_clusters
+from dask_site.upstream.spans import own_code, own_metrics
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 _NOT_ID = re.compile(r"[^A-Za-z0-9._:@+-]+")
@@ -41,14 +44,6 @@ def spans_of(scheduler: Any) -> dict[str, Any]:
     return spans
 
 
-def groups_mark(groups: set[Any]) -> int:
-    """Return a number that differs when something has changed in task groups, cheaply."""
-    mark = len(groups)
-    for group in groups:
-        mark += hash((group._duration_us, group.nbytes_total, *group.states.values()))
-    return mark
-
-
 def ends_of(prefix: Any) -> int:
     """Return how often tasks of a prefix have come to a result or an error."""
     counts = prefix.state_counts
@@ -57,13 +52,13 @@ def ends_of(prefix: Any) -> int:
 
 def metrics_mark(span: Any) -> tuple[int, float]:
     """Return a value that differs when workers have told more of a span."""
-    metrics = span._cumulative_worker_metrics
+    metrics = own_metrics(span)
     return len(metrics), sum(metrics.values())
 
 
 def span_metrics(span: Any) -> Iterator[tuple[str, str, float]]:
     """Yield activity, unit and value of what the span's own tasks did on workers' threads."""
-    for key, value in list(span._cumulative_worker_metrics.items()):
+    for key, value in list(own_metrics(span).items()):
         # ("execute", prefix, activity, unit). What shuffles do in the background ("p2p") is no
         # thread's time.
         if len(key) == 4 and key[0] == "execute":
@@ -75,7 +70,7 @@ def submitting_line(span: Any) -> str | None:
 
     None unless the client sends it (``distributed.diagnostics.computations.nframes``).
     """
-    for frames in list(span._code):
+    for frames in own_code(span):
         if frames:
             frame = frames[-1]
             lines = str(frame.code).splitlines()
@@ -219,13 +214,8 @@ def own_failure(scheduler: Any, failed: Any) -> tuple[str, str, str, str | None]
 
 def cluster_of(scheduler: Any) -> Any | None:
     """Return the cluster object in this process whose scheduler this is, None if there is none."""
-    for module, owner in (
-        ("distributed.deploy.spec", "SpecCluster"),
-        ("dask_site.cluster.core", None),
-    ):
-        loaded = sys.modules.get(module)
-        home = getattr(loaded, owner, None) if owner else loaded
-        for cluster in list(getattr(home, "_instances", ())):
-            if getattr(cluster, "scheduler", None) is scheduler:
-                return cluster
+    home = sys.modules.get("dask_site.cluster.core")
+    for cluster in (*spec_clusters(), *(home.open_clusters() if home is not None else ())):
+        if getattr(cluster, "scheduler", None) is scheduler:
+            return cluster
     return None

@@ -15,13 +15,13 @@ from dask_site.history.measures import (
     clean_id,
     definitions,
     ends_of,
-    groups_mark,
     keys_in,
     metrics_mark,
     span_metrics,
     spans_of,
     submitting_line,
 )
+from dask_site.upstream.spans import groups_mark
 
 # Seconds after the last change for which a finished span is looked at each time: workers tell what
 # their threads did a few heartbeats late.

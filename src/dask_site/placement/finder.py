@@ -16,10 +16,17 @@ from types import (
 )
 from typing import Any
 
-from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, _execute_subgraph
 from dask.utils import methodcaller
 
 from dask_site.placement.needs import Need, NeedingFunction
+from dask_site.upstream.graphs import (
+    Alias,
+    DataNode,
+    GraphNode,
+    Task,
+    TaskRef,
+    execute_subgraph,
+)
 
 Needs = frozenset[Need]
 Parts = Iterable[Any]
@@ -111,7 +118,7 @@ class NeedFinder:
         found = self._seen.get(id(function))
         if found is None:
             found = self.find(function, depth + 1)
-        if function is _execute_subgraph:  # without the keys of its dependencies
+        if function is execute_subgraph:  # without the keys of its dependencies
             found = self._in_all((task.args[0], *task.args[3:]), depth, found)
         elif task.args:
             found = self._in_all(task.args, depth, found)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from dask._task_spec import Alias, DataNode, Task
 from dask.utils import key_split, methodcaller
 
 from dask_site.cluster.resources import MEMORY, pool_of_resource, pool_restriction
@@ -17,6 +16,7 @@ from dask_site.placement.matching import Matcher, Restrictions
 from dask_site.placement.needs import Need, any_met
 from dask_site.placement.places import resources_by_pattern
 from dask_site.placement.unfuse import Piece, fused, take_apart
+from dask_site.upstream.graphs import Alias, DataNode, Task
 
 Resources = dict[str, float]
 Graph = MutableMapping[Any, Any]

@@ -8,11 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, _execute_subgraph
 from dask.tokenize import tokenize
 from dask.utils import funcname, key_split
 
 from dask_site.placement.finder import NOTHING, NeedFinder, Needs
+from dask_site.upstream.graphs import (
+    Alias,
+    DataNode,
+    GraphNode,
+    Task,
+    TaskRef,
+    execute_subgraph,
+)
 
 Fits = Callable[[Needs], bool]
 
@@ -38,7 +45,7 @@ class Piece:
 
 def fused(task: Any) -> bool:
     """Say whether a task consists of others."""
-    return isinstance(task, Task) and task.func is _execute_subgraph
+    return isinstance(task, Task) and task.func is execute_subgraph
 
 
 def take_apart(task: Task, finder: NeedFinder, fits: Fits) -> list[Piece] | None:
@@ -263,7 +270,7 @@ class _Inside:
         given = {name: self._given(name, keys) for name in wanted if name not in members}
         return Task(
             keys[draft.root],
-            _execute_subgraph,
+            execute_subgraph,
             inner,
             out,
             tuple(given),
