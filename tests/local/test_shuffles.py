@@ -224,5 +224,6 @@ def test_output_that_runs_out_of_memory_takes_its_shuffle_to_the_next_pool(site)
         with pool("cpu"):
             future = client.compute(array().rechunk((4, 64)).map_blocks(greedy, dtype=float))
         wait(future, timeout=150)
-        assert set(np.unique(future.result())) == {HIGHMEM}
+        # Others may be done on a worker that lives on, before it is known what this one needs.
+        assert set(np.unique(future.result()[12:16])) == {HIGHMEM}
         assert "memory" in {event.cause for event in cluster.scheduler.judge.events}
