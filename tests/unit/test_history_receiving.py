@@ -100,6 +100,14 @@ def test_what_is_sent_is_on_disk_and_collected_as_the_senders(served, send, tmp_
     assert served.store.owner_of("c1") == ALICE
 
 
+def test_all_of_much_is_the_senders(served, send):
+    many = [record(q, "error", prefix="p", exception=f"E{q}", message="no") for q in range(1, 3001)]
+    assert send(lines(many))[0] == 200
+    collect(served)
+    assert served.store.owner_of("c1") == ALICE
+    assert set(served.store.refusals()) <= {(ALICE, "too many rows of kind error")}
+
+
 def test_what_is_sent_again_changes_nothing_and_says_how_far_it_is(served, send):
     cuts = [0] + [i + 1 for i, byte in enumerate(SAID) if byte == 10]
     chosen = random.Random(4)
@@ -175,6 +183,12 @@ def test_what_a_crash_left_of_a_line_is_sent_again(served, send):
     assert collect(served).bad == 0
     assert send(SAID[size:], size) == (200, {"at": len(SAID)})
     assert file_of(served).read_bytes() == SAID
+    assert collect(served).bad == 0
+    # Or of a disk: that is no part of what is sent, so this is for another file.
+    with file_of(served).open("ab") as file:
+        file.write(b"\0" * 40)
+    assert send(GOOD, len(SAID))[0] == 409
+    assert send(GOOD, file="c1.1.spool")[0] == 200
     assert collect(served).bad == 0
 
 

@@ -96,7 +96,7 @@ class Inbox:
             file = os.open(folder / name, flags | os.O_CREAT | os.O_EXCL, 0o600)
             self._note(uid, 0, 1)
         try:
-            size = _whole(file)
+            size = os.fstat(file).st_size
             if at > size:
                 raise _gap(name, at, size)
             known = os.pread(file, min(len(lines), size - at), at)
@@ -179,16 +179,6 @@ def _check(name: str, lines: bytes) -> None:
 def _gap(name: str, at: int, size: int) -> InboxError:
     why = f"{name} has {size} bytes here, so none go on from {at}: send what is between"
     return InboxError(409, f"{why}, or begin another file.", size)
-
-
-def _whole(file: int) -> int:
-    """Return the size of a file; what a crash has left of a line is taken away."""
-    size = os.fstat(file).st_size
-    begin = max(0, size - MOST_BYTES)
-    end = begin + os.pread(file, size - begin, begin).rfind(b"\n") + 1
-    if end < size:
-        os.ftruncate(file, end)
-    return end
 
 
 def _append(file: int, data: bytes, size: int) -> None:
