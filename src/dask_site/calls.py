@@ -138,7 +138,8 @@ class Calls:
             Of the path after ``/api/v1``.
         query : mapping, optional
             Without what is None.
-        body : JSON value, optional
+        body : JSON value or bytes, optional
+            Bytes are sent as they are.
 
         Raises
         ------
@@ -151,13 +152,16 @@ class Calls:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         if given:
             path += f"?{urlencode(given)}"
-        data = b"" if body is None else json.dumps(body).encode()
+        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        data = b"" if body is None else body
+        if not isinstance(data, bytes):
+            data = json.dumps(data).encode()
         try:
-            return self._ask(method, path, data)
+            return self._ask(method, path, data, kind)
         except ServiceDownError:
             if not self._has_moved():
                 raise
-        return self._ask(method, path, data)
+        return self._ask(method, path, data, kind)
 
     def _has_moved(self) -> bool:
         """Look again where the service is; nothing else than its own file is followed."""
@@ -166,10 +170,11 @@ class Calls:
         before, self._where = self._where, Where.read(self._where.state)
         return before != self._where
 
-    def _ask(self, method: str, path: str, data: bytes) -> Any:
+    def _ask(self, method: str, path: str, data: bytes, kind: str) -> Any:
         connection, place = self._connection()
         try:
-            connection.request(method, path, data or None, self._headers(method, path, data))
+            headers = self._headers(method, path, data, kind)
+            connection.request(method, path, data or None, headers)
             answer = connection.getresponse()
             content = answer.read(_MOST_BYTES)
         except (OSError, HTTPException) as error:
@@ -224,10 +229,10 @@ class Calls:
         where = self._where
         return HTTPSConnection(where.host, where.port, timeout=self._seconds, context=context)
 
-    def _headers(self, method: str, path: str, data: bytes) -> dict[str, str]:
+    def _headers(self, method: str, path: str, data: bytes, kind: str) -> dict[str, str]:
         headers = {"Accept": "application/json"}
         if data:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = kind
         if not self._where.near:
             from dask_site import identity
 

@@ -69,6 +69,44 @@ if __name__ == "__main__":
             count(future)
 """
 
+SENT = """
+import time
+from distributed import Client, LocalCluster
+
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1) as cluster, Client(cluster) as client:
+        client.gather(client.map(abs, range(-40, 0)))
+        time.sleep(6)
+"""
+# Sends an end for a cluster, as who runs it, and with a credential for another request.
+SENDING = """
+import http.client, ssl
+from pathlib import Path
+from dask_site.calls import Calls, ServiceError, Where
+from dask_site.history.lines import Lines
+from dask_site.identity import request_credential
+
+where = Where.read(Path("STATE"))
+(line,) = Lines("CLUSTER").of([{"k": "end", "t": time.time(), "how": "stolen"}])
+
+def send():
+    query = {"file": "CLUSTER.7.spool", "at": 0}
+    try:
+        return Calls(where)("POST", ("records",), query, line.data)["at"] == len(line.data)
+    except ServiceError as error:
+        return error.status
+
+def send_as(meant):
+    uri = "/api/v1/records?file=CLUSTER.8.spool&at=0"
+    word = request_credential(where.host, "POST", uri, meant)
+    context = ssl._create_unverified_context()
+    call = http.client.HTTPSConnection(where.host, where.port, timeout=30, context=context)
+    call.request("POST", uri, line.data, {"Authorization": "MUNGE " + word})
+    return call.getresponse().status
+
+tell(sent=send(), other=send_as(b"other"), same=send_as(line.data))
+"""
+
 
 def where():
     """Return what the writer says of itself."""
@@ -233,6 +271,37 @@ def test_a_cluster_that_its_walltime_ends_says_so(as_user, history, latest):
     assert until(lambda: latest("carol", since)["state"] == "ended", 90)
     # Its scheduler was told to end by a signal; the accounting of its job knows why.
     assert until(lambda: latest("carol", since)["how"] == "TIMEOUT", 150)
+
+
+@pytest.mark.suite("trixie")
+def test_a_job_that_can_not_write_to_the_spool_sends_its_records(as_user, python, history, latest):
+    since = time.time()
+    script = (
+        "#!/bin/bash -l\n#SBATCH -p standard -t 5 -n 1 -c 1 --mem=800 -o sent.log\n"
+        "module load dask-site\nexport DASK_DASK_SITE__HISTORY__SPOOL='/proc/none/$USER'\n"
+        "exec python sent.py\n"
+    )
+    as_user("alice", f"printf %s {shlex.quote(SENT)} > sent.py")
+    job = as_user("alice", f"printf %s {shlex.quote(script)} | sbatch --parsable").stdout.strip()
+    assert job.isdigit()
+    log = "/home/alice/sent.log"
+    over = until(lambda: (latest("alice", since) or {}).get("state") == "ended", 150)
+    assert over, node("login1").run(f"cat {log}").stdout
+    found = latest("alice", since)
+    assert (found["tasks"], found["how"]) == (40, "closed")
+    assert not node("login1").check_output(f"find {SPOOL} -name '{found['id']}*'")
+    assert "history of this cluster" not in node("login1").check_output(f"cat {log}")
+    code = SENDING.replace("STATE", STATE).replace("CLUSTER", found["id"])
+    facts, result = python("bob", code, host="c2")
+    assert facts == {"sent": 403, "other": 401, "same": 403}, result.stderr
+    time.sleep(8)
+    assert latest("alice", since)["how"] == "closed"
+    assert found["id"] not in {one["id"] for one in history("bob", "ls")}
+    # The control: the same of alice is taken, and as it is older than what is known, says nothing.
+    facts, result = python("alice", code, host="c2")
+    assert facts == {"sent": True, "other": 401, "same": 200}, result.stderr
+    time.sleep(8)
+    assert latest("alice", since)["how"] == "closed"
 
 
 @pytest.mark.suite("trixie")

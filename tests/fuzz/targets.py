@@ -5,9 +5,13 @@
 Options and folders are libFuzzer's. An input that breaks a rule ends it, and is kept in a file.
 """
 
+import atexit
 import json
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from zlib import crc32
 
@@ -20,6 +24,7 @@ with atheris.instrument_imports(include=["dask_site"]):
     from dask_site.dashboards.sessions import Sessions
     from dask_site.history.reading import read_spool
     from dask_site.history.records import parse  # noqa: F401  # imported late by the reader
+    from dask_site.history.service.inbox import Inbox, InboxError
     from dask_site.sitefile.problems import Mistake
     from dask_site.sitefile.units import parse_memory, parse_walltime
 
@@ -79,16 +84,9 @@ def peers(data: bytes) -> None:
 
 def spools(data: bytes) -> None:
     """What stands in a spool file never raises, and nothing is read twice."""
-    # What a fuzzer can't guess is put before it: the sum of the line, and what each record has.
-    lines = []
-    for part in data.split(b"\n"):
-        body = part
-        if part.startswith(b"{"):
-            body = b'{"v":1,"c":"x","q":1,"t":1.5,' + part[1:]
-        lines.append(b"%08x %b\n" % (crc32(body), body))
     descriptor = os.memfd_create("spool")
     try:
-        os.write(descriptor, b"".join(lines) + data)
+        os.write(descriptor, _lines(data) + data)
         reading = read_spool(descriptor)
         before = 0
         for _, offset in reading:
@@ -96,6 +94,40 @@ def spools(data: bytes) -> None:
             before = offset
     finally:
         os.close(descriptor)
+
+
+def _lines(data: bytes) -> bytes:
+    """Put before it what a fuzzer can't guess: the sum of a line, and what each record has."""
+    lines = []
+    for part in data.split(b"\n"):
+        body = part
+        if part.startswith(b"{"):
+            body = b'{"v":1,"c":"x","q":1,"t":1.5,' + part[1:]
+        lines.append(b"%08x %b\n" % (crc32(body), body))
+    return b"".join(lines)
+
+
+_FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm"))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+
+
+def sent(data: bytes) -> None:
+    """What is sent as records is kept whole, or refused in words; it is read as it was sent."""
+    name, _, rest = data.partition(b"\n")
+    place, lines = f"x{name.decode('latin-1')}", _lines(rest)
+    inbox = Inbox(_FOLDER / "inbox")
+    try:
+        assert inbox.take(7, place, 0, lines) == len(lines)
+    except InboxError as refused:
+        assert 400 <= refused.status < 500 and str(refused).isprintable()
+        assert not (_FOLDER / "inbox").exists()
+        return
+    (file,) = (_FOLDER / "inbox" / "7").iterdir()
+    assert file.read_bytes() == lines
+    descriptor = os.open(file, os.O_RDONLY)
+    assert all(one.c == "x" for one, _ in read_spool(descriptor))
+    os.close(descriptor)
+    shutil.rmtree(_FOLDER / "inbox")
 
 
 def units(data: bytes) -> None:
@@ -110,7 +142,7 @@ def units(data: bytes) -> None:
             assert found
 
 
-TARGETS = {one.__name__: one for one in (words, onwards, peers, spools, units)}
+TARGETS = {one.__name__: one for one in (words, onwards, peers, spools, sent, units)}
 _SESSION = ["0" * 32, 1, NOW]
 _CLUSTER = Cluster(CLUSTER, 1, "a", "b", "c", "10.0.0.7:4", pools=("x",), shares={2: NOW})
 SEEDS = {
@@ -133,6 +165,7 @@ SEEDS = {
         "[" * 5000,
     ],
     "spools": ['{"k":"end","how":"closed"}', '{"k":"cluster","owner":"me"}', "00000000 {}"],
+    "sent": ['.0.spool\n{"k":"end","how":"closed"}', '.0.spool\n{"c":"y"}', "/.0.spool\n{}"],
     "units": ["1GiB", "02:00:00", "1d 2h", "1-02:03", "1e400GB", "\u0661 GiB"],
 }
 

@@ -15,7 +15,7 @@ RUNS = 20_000
 AFRESH = ["sh", "-c", '"$@"; exit $?', "sh"]
 
 
-@pytest.mark.parametrize("target", ["words", "onwards", "peers", "spools", "units"])
+@pytest.mark.parametrize("target", ["words", "onwards", "peers", "spools", "sent", "units"])
 def test_nothing_breaks(target, tmp_path):
     command = [sys.executable, str(SCRIPT), target, f"-runs={RUNS}", "-seed=1", "-max_len=400"]
     done = subprocess.run(

@@ -21,13 +21,13 @@ from test_dashboards_broker import (  # noqa: F401  # fixtures
 )
 
 from dask_site.dashboards import accounts, asking, keys, logins
-from dask_site.dashboards.buckets import Buckets
 from dask_site.dashboards.control import answer
 from dask_site.dashboards.exchange import STALE
 from dask_site.dashboards.gate import Asked
 from dask_site.dashboards.peers import Peers, Told
 from dask_site.dashboards.registry import RefusedError
 from dask_site.people import name_of
+from dask_site.services.buckets import Buckets
 
 BOB = "bob"
 SAID = {"clusters": [], "sessions": [], "closed": []}

@@ -15,6 +15,7 @@ from tornado.web import Application
 from dask_site.history.costs import Rates, Tariff
 from dask_site.history.service.api import rules as api_rules
 from dask_site.history.service.context import Context
+from dask_site.history.service.receiving import rules as receiving_rules
 from dask_site.history.service.requests import Nothing
 from dask_site.history.service.sessions import COOKIE, Sessions
 from dask_site.history.service.settings import Settings
@@ -101,7 +102,9 @@ def serving(folder, admins=("root",), coordinators=None, url=None, local=(), **s
             opened=store,
         )
         application = Application(
-            [*api_rules(), *routes()], context=context, default_handler_class=Nothing
+            [*api_rules(), *receiving_rules(), *routes()],
+            context=context,
+            default_handler_class=Nothing,
         )
         sockets = bind_sockets(0, "127.0.0.1")
 

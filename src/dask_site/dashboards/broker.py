@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from dask_site.dashboards import keys
 from dask_site.dashboards.accounts import Accounts
-from dask_site.dashboards.buckets import Buckets
 from dask_site.dashboards.clusters import Clusters
 from dask_site.dashboards.exchange import Exchange
 from dask_site.dashboards.gate import Gate
@@ -24,6 +23,7 @@ from dask_site.dashboards.registry import Registry
 from dask_site.dashboards.sessions import Sessions
 from dask_site.dashboards.shares import Shares
 from dask_site.services.audit import AuditLog
+from dask_site.services.buckets import Buckets
 
 _LOOK = 30.0
 # Questions of a user: all of his schedulers come at once after a restart.

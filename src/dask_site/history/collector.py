@@ -74,13 +74,19 @@ class Collector:
     keep : float
         Seconds after which a file is deleted that nobody writes to, though its cluster never
         ended.
+    received : path, optional
+        What users sent to the service, which wrote it there: see `Finder`.
     """
 
     def __init__(
-        self, store: Store, folders: Iterable[str | os.PathLike[str]], keep: float = 14 * 86400.0
+        self,
+        store: Store,
+        folders: Iterable[str | os.PathLike[str]],
+        keep: float = 14 * 86400.0,
+        received: str | os.PathLike[str] | None = None,
     ) -> None:
         self._store = store
-        self._finder = Finder(folders)
+        self._finder = Finder(folders, received)
         self._keep = keep
         self._behind: dict[int, float] = {}
         self._caught_up = False
@@ -206,7 +212,7 @@ class Collector:
                 records.append(record)
                 cluster = record.c
                 if len(records) >= _AT_ONCE:
-                    yield Batch(file.status.st_uid, records, _at(file, offset, cluster))
+                    yield Batch(file.owner, records, _at(file, offset, cluster))
                     records = []
                 if offset - start >= user.turn.bytes:
                     user.pending.appendleft(file)
@@ -217,7 +223,7 @@ class Collector:
         done.bad += reading.bad
         done.files += offset != start
         if records or offset != mark.offset:
-            yield Batch(file.status.st_uid, records, _at(file, offset, cluster))
+            yield Batch(file.owner, records, _at(file, offset, cluster))
 
     # -- deleting ----------------------------------------------------------------------------
 

@@ -28,9 +28,11 @@ TOGETHER = 10_000
 FOLDERS = 1000
 #: Flags with which a folder is opened.
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NAME = re.compile(r"(?P<cluster>[A-Za-z0-9_:@+-][A-Za-z0-9._:@+-]{0,127})\.\d{1,9}\.spool")
-# A writer begins another at 8 MiB.
-_LARGEST = 16 * 1024 * 1024
+#: What spool files are named, beginning with their cluster.
+NAME = re.compile(r"(?P<cluster>[A-Za-z0-9_:@+-][A-Za-z0-9._:@+-]{0,127})\.[0-9]{1,9}\.spool")
+#: Bytes of a file that is read; a writer begins another at 8 MiB.
+LARGEST = 16 * 1024 * 1024
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 # Names of a user's files that are remembered; others are looked at in each listing.
 _REMEMBERED = 50_000
 # Seconds after which a file isn't expected to grow: recorders write each half minute.
@@ -58,9 +60,15 @@ class Found:
         return str(self.status.st_dev), str(self.status.st_ino), path
 
     @property
+    def owner(self) -> int:
+        """The number of the user whose records are in it."""
+        owner = self.folder.owner
+        return self.status.st_uid if owner is None else owner
+
+    @property
     def cluster(self) -> str:
         """The id that its name begins with."""
-        match = _NAME.fullmatch(self.name)
+        match = NAME.fullmatch(self.name)
         return match["cluster"] if match else ""
 
 
@@ -118,6 +126,8 @@ class Folder:
     Attributes
     ----------
     path : Path
+    owner : int or None
+        Number of the user whose all of it is; None: that of each file's owner.
     deletable : bool
         Whether files may be deleted here. Below a shared folder only their owner may; there
         `tidying` does it.
@@ -127,8 +137,9 @@ class Folder:
         Names that were there when it was listed last.
     """
 
-    def __init__(self, path: Path, turn: Turn) -> None:
+    def __init__(self, path: Path, turn: Turn, owner: int | None = None) -> None:
         self.path = path
+        self.owner = owner
         self.deletable = False
         self.skipped: Counter[str] = Counter()
         self.entries = 0
@@ -271,10 +282,10 @@ class User:
         """Whether something was left for the next pass."""
         return bool(self.pending) or self._round is not None
 
-    def add(self, path: Path) -> None:
-        """Go through this folder too."""
+    def add(self, path: Path, received: bool = False) -> None:
+        """Go through this folder too, which with `received` the service wrote for him."""
         if path not in self.folders:
-            self.folders[path] = Folder(path, self.turn)
+            self.folders[path] = Folder(path, self.turn, self.uid if received else None)
             self._begun = -1e9
 
     def find(self, now: float, waits: bool = False) -> None:
@@ -319,15 +330,22 @@ class User:
 class Top:
     """A folder that holds folders of users, or is itself the folder of one.
 
+    Parameters
+    ----------
+    path : path
+    received : bool
+        Whether the service wrote what is there, for each user in a folder named by his number.
+
     Attributes
     ----------
     problem : str or None
         Why it can't be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, received: bool = False) -> None:
         self.problem: str | None = None
         self._named = path
+        self._received = received
         self._times = _Times()
         self._steps: Iterator[None] | None = None
         # Of who has too many folders: those before it are passed over, as of which round of his.
@@ -352,23 +370,27 @@ class Top:
                 if number >= ENTRIES:
                     return
         except OSError as error:
-            self.problem = f"folder: {error.strerror}"
+            if not (self._received and isinstance(error, FileNotFoundError)):  # nothing came yet
+                self.problem = f"folder: {error.strerror}"
         self._steps = None
 
     def _listing(self, top: Path, owner: int, users: dict[int, User]) -> Iterator[None]:
         anew = self._times.anew
-        there: set[tuple[int, Path]] = {(owner, top)}
-        users.setdefault(owner, User(owner)).add(top)
+        there: set[tuple[int, Path]] = set()
+        if not self._received:
+            there.add((owner, top))
+            users.setdefault(owner, User(owner)).add(top)
         counts: Counter[int] = Counter()
         with os.scandir(top) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    if entry.is_dir(follow_symlinks=False):
-                        uid = entry.stat(follow_symlinks=False).st_uid
+                    uid = self._whose(entry)
+                    if uid is not None:
                         begin = self._window.get(uid, (0, 0))[0]
                         if begin <= counts[uid] < begin + FOLDERS:
                             there.add((uid, top / entry.name))
-                            users.setdefault(uid, User(uid)).add(top / entry.name)
+                            user = users.setdefault(uid, User(uid))
+                            user.add(top / entry.name, self._received)
                         counts[uid] += 1
                 yield
         for uid, user in users.items():
@@ -378,6 +400,14 @@ class Top:
             self._move_on(user, counts[uid])
             user.warn(top, counts[uid], FOLDERS, "folders")
         self._times.listed(anew)
+
+    def _whose(self, entry: os.DirEntry[str]) -> int | None:
+        """Return the number of the user whose folder it is; None if it is none."""
+        if not entry.is_dir(follow_symlinks=False):
+            return None
+        if self._received:
+            return int(entry.name) if _NUMBER.fullmatch(entry.name) else None
+        return entry.stat(follow_symlinks=False).st_uid
 
     def _move_on(self, user: User, count: int) -> None:
         begin, rounds = self._window.pop(user.uid, (0, -1))
@@ -394,10 +424,18 @@ class Finder:
     ----------
     folders : iterable of path
         Each holds folders of users, or is itself the folder of one.
+    received : path, optional
+        Holds what users sent to the service, which wrote it there.
     """
 
-    def __init__(self, folders: Iterable[str | os.PathLike[str]]) -> None:
+    def __init__(
+        self,
+        folders: Iterable[str | os.PathLike[str]],
+        received: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._tops = [Top(Path(folder)) for folder in folders]
+        if received is not None:
+            self._tops.append(Top(Path(received), received=True))
         self._users: dict[int, User] = {}
         self._passes = 0
         self._waiting: set[int] = set()
@@ -451,12 +489,12 @@ def _unfit(name: str, status: os.stat_result, owner: int) -> str | None:
     """Return why a file is not read."""
     if not stat.S_ISREG(status.st_mode):
         return "no regular file"
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         return "no spool file's name"
     if status.st_nlink != 1:
         return "several names"
     if status.st_uid != owner:
         return "not the owner of its folder"
-    if status.st_size > _LARGEST:
+    if status.st_size > LARGEST:
         return "larger than a spool file gets"
     return None

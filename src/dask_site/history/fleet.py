@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dask_site.history.preload import spool_folder
+from dask_site.history.preload import service_folder, spool_folder
 from dask_site.history.recorder import Recorder, recorder_of
 from dask_site.history.scripts import Scripts
 
@@ -49,8 +49,14 @@ def begin(
     try:
         recorder = recorder_of(scheduler)
         if recorder is None:
-            folder = spool_folder(site.history.spool)
-            recorder = Recorder(scheduler, folder, interval=site.history.interval)
+            history = site.history
+            recorder = Recorder(
+                scheduler,
+                spool_folder(history.spool),
+                interval=history.interval,
+                service=service_folder(history.state, history.spool),
+                first=history.records,
+            )
             recorder.start()
         known = recorder.scripts = scripts or Scripts()
         recorder.label = label

@@ -9,6 +9,8 @@ To be named in Dask's configuration::
       history:
         enabled: true
         spool: /var/spool/dask-site/$USER
+        records: spool  # or http: they are sent to the service whose folder is `state`
+        state: /var/lib/dask-site
         interval: 5
 """
 
@@ -18,7 +20,7 @@ import logging
 import os
 import string
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dask.config
 
@@ -35,7 +37,14 @@ def dask_setup(scheduler: Any) -> None:
             return
         from dask_site.history.recorder import Recorder
 
-        Recorder(scheduler, spool_folder(), interval=_interval()).start()
+        recorder = Recorder(
+            scheduler,
+            spool_folder(),
+            interval=_interval(),
+            service=service_folder(),
+            first=_first(),
+        )
+        recorder.start()
     except Exception as error:
         logger.warning("The history of this cluster is not recorded: %s", error)
 
@@ -66,6 +75,37 @@ def spool_folder(template: str | None = None) -> Path:
             f"dask-site.history.spool is {template!r}: write an absolute path, such as {_DEFAULT}"
         )
     return folder
+
+
+def service_folder(state: str | None = None, spool: str | None = None) -> Path | None:
+    """Return the folder of the history service; None where there is none, as on a laptop.
+
+    Parameters
+    ----------
+    state, spool : str, optional
+        By default as ``dask-site.history`` says.
+    """
+    named = state or dask.config.get("dask-site.history.state", None)
+    if not named:
+        return None
+    folder = Path(os.path.expandvars(str(named))).expanduser()
+    # A service finds users' records only where they are side by side.
+    above = str(spool or dask.config.get("dask-site.history.spool", None) or "").rstrip("/")
+    return folder if above.endswith(("/$USER", "/${USER}")) or _written(folder) else None
+
+
+def _written(state: Path) -> bool:
+    try:
+        return (state / "where.json").exists()
+    except OSError:
+        return True  # there, and not for us: the service says why
+
+
+def _first() -> Literal["spool", "http"]:
+    first = dask.config.get("dask-site.history.records", "spool")
+    if first not in ("spool", "http"):
+        raise ValueError(f"dask-site.history.records is {first!r}: write spool or http")
+    return "http" if first == "http" else "spool"
 
 
 def _interval() -> float:

@@ -85,7 +85,7 @@ class Reading:
             self._refuse("longer than a line may be")
             return None
         try:
-            return parse(_json(line))
+            return parse(checked(line))
         except (ValueError, RecursionError) as error:
             self._refuse(str(error))
         return None
@@ -139,8 +139,14 @@ def read_spool(source: str | os.PathLike[str] | int, offset: int = 0) -> Reading
     return Reading(descriptor, offset, close=mine)
 
 
-def _json(line: bytes) -> dict[str, Any]:
-    """Return what a line says; ValueError or RecursionError if it is not as we write it."""
+def checked(line: bytes) -> dict[str, Any]:
+    """Return what a line says, without its LF.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        If it is not as we write it.
+    """
     if len(line) < 10 or line[8:9] != b" " or line[:8] != b"%08x" % crc32(line[9:]):
         raise ValueError("the checksum is not that of the line")
     values = json.loads(

@@ -1,4 +1,4 @@
-"""Records what one scheduler does into the spool, a little at a time."""
+"""Records what one scheduler does, a little at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 import dask
 import distributed
@@ -29,6 +29,7 @@ from dask_site.history.scribe import Scribe
 from dask_site.history.scripts import Scripts
 from dask_site.history.spans import Change, Spans
 from dask_site.history.spool import MIB, SpoolWriter
+from dask_site.history.ways import Way, Ways
 from dask_site.history.workers import Workers
 from dask_site.people import name_of
 
@@ -74,6 +75,10 @@ class Recorder:
         the cluster in this process, if it is one of dask-jobqueue.
     most_bytes, folder_bytes : int
         See `SpoolWriter`.
+    service : path, optional
+        Folder of the history service, to which records are sent where the spool can't be written.
+    first : str
+        ``http``: they are sent to the service, and written to the spool where that fails.
 
     Attributes
     ----------
@@ -97,6 +102,8 @@ class Recorder:
         jobs: Callable[[], Iterable[dict[str, Any]]] | None = None,
         most_bytes: int = 32 * MIB,
         folder_bytes: int = 512 * MIB,
+        service: Path | None = None,
+        first: Literal["spool", "http"] = "spool",
     ) -> None:
         self._scheduler = scheduler
         self.cluster_id = cluster_id or clean_id(str(scheduler.id).partition("-")[2]) or ""
@@ -105,10 +112,13 @@ class Recorder:
         self.scripts = Scripts()
         self.label = ""
         self.seconds = 0.0
-        self._folder = Path(folder)
-        self._scribe = Scribe(
-            SpoolWriter(folder, self.cluster_id, most_bytes, folder_bytes=folder_bytes)
-        )
+        spool = SpoolWriter(folder, self.cluster_id, most_bytes, folder_bytes=folder_bytes)
+        ways: list[Way] = [spool]
+        if service is not None:
+            from dask_site.history.sending import Sender
+
+            ways.insert(0 if first == "http" else 1, Sender(service, self.cluster_id, most_bytes))
+        self._scribe = Scribe(Ways(self.cluster_id, ways))
         self._started = time.time()
         self._workers = Workers(scheduler, self._started)
         self._spans = Spans(scheduler)
@@ -148,7 +158,7 @@ class Recorder:
                 self._lock.release()
 
     def stop(self, how: str = "closed") -> None:
-        """Write what is left and the end; waits at most 2 s for the file system."""
+        """Write what is left and the end; waits at most 2 s for it."""
         endings.forget(self)
         if self._clock is not None:
             self._clock.stop()

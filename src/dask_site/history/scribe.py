@@ -1,4 +1,4 @@
-"""A thread that writes, so that a file system that hangs does not hang the scheduler."""
+"""A thread that writes: a file system or a service that hangs does not hang the scheduler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from dask_site.history.spool import SpoolWriter
+from dask_site.history.ways import Ways
 
 
 class Scribe:
@@ -16,18 +16,18 @@ class Scribe:
 
     Parameters
     ----------
-    writer : SpoolWriter
+    writer : Ways
         Used by this thread only.
 
     Attributes
     ----------
     share : float
-        As `SpoolWriter.share`, as of the last batch.
+        As `Ways.share`, as of the last batch.
     problem : Exception or None
-        As `SpoolWriter.problem`, as of the last batch.
+        As `Ways.problem`, as of the last batch.
     """
 
-    def __init__(self, writer: SpoolWriter) -> None:
+    def __init__(self, writer: Ways) -> None:
         self._writer = writer
         self._batches: SimpleQueue[tuple[Sequence[dict[str, Any]], bool] | None] = SimpleQueue()
         # Not an Event: its lock may be held by what a signal handler has interrupted.
@@ -35,7 +35,7 @@ class Scribe:
         self._written: list[int] = []
         self.share = 0.0
         self.problem: Exception | None = None
-        # A daemon: the process ends though the file system hangs.
+        # A daemon: the process ends though what it writes to hangs.
         threading.Thread(target=self._write, name="dask-site-history", daemon=True).start()
 
     @property

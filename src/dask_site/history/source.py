@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dask_site.calls import SourceError
 from dask_site.history import personal
-from dask_site.history.preload import spool_folder
+from dask_site.history.preload import service_folder, spool_folder
 from dask_site.history.spool import own_folder
 from dask_site.history.store.listing import ClusterSummary, Sum
 from dask_site.people import name_of
@@ -279,31 +279,11 @@ def find(say: Callable[[str], None], spool: str | os.PathLike[str] | None = None
     spool : path, optional
         A spool folder that is looked at in any case.
     """
-    if spool is None and (state := _service()) is not None:
+    if spool is None and (state := service_folder()) is not None:
         from dask_site.history.remote import FallingBack, ServiceSource
 
         return FallingBack(ServiceSource(state), say)
     return SpoolSource(spool)
-
-
-def _service() -> Path | None:
-    """Return the service's folder where Dask's configuration has a service; None on a laptop."""
-    import dask.config
-
-    named = dask.config.get("dask-site.history.state", None)
-    if not named:
-        return None
-    state = Path(os.path.expandvars(str(named))).expanduser()
-    # A service finds users' records only where they are side by side.
-    spool = str(dask.config.get("dask-site.history.spool", None) or "").rstrip("/")
-    return state if spool.endswith(("/$USER", "/${USER}")) or _written(state) else None
-
-
-def _written(state: Path) -> bool:
-    try:
-        return (state / "where.json").exists()
-    except OSError:
-        return True  # there, and not for us: the service says why
 
 
 def _not_found(name: str, known: list[ClusterSummary]) -> str:

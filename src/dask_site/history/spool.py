@@ -7,7 +7,6 @@ whole. A cluster's files are ``<cluster>.<n>.spool``, each of a bounded size; on
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
@@ -20,22 +19,26 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
+from dask_site.history.lines import MIB, Line, Lines, fitting
 from dask_site.history.reading import MOST_BYTES, VERSION, Reading, SpoolError, read_spool
 from dask_site.history.tidying import tidy
 from dask_site.whole import make_folder, write_whole
 
-__all__ = ["MIB", "SUFFIX", "Reading", "SpoolError", "SpoolWriter", "own_folder", "read_spool"]
+__all__ = [
+    "MIB",
+    "MOST_BYTES",
+    "SUFFIX",
+    "VERSION",
+    "Reading",
+    "SpoolError",
+    "SpoolWriter",
+    "own_folder",
+    "read_spool",
+]
 logger = logging.getLogger("dask_site")
-MIB = 1024 * 1024
 SUFFIX = ".spool"
 _ID = re.compile(r"[A-Za-z0-9._:@+-]{1,128}")
-_SAMPLES = frozenset({"usage", "traffic"})
-_LAST = frozenset({"cluster", "end"})
-# Kept of the bytes of a cluster: for all but samples, and for the end.
-_RESERVE = 4
-_FOR_THE_END = 64 * 1024
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 _MOST_FOLDERS = 10
 
@@ -135,7 +138,8 @@ class SpoolWriter:
         self._rotate = rotate
         self._used = [0, 0]
         self._directory = self._file = -1
-        self._size = self._number = self._next = 0
+        self._size = self._number = 0
+        self._lines = Lines(cluster_id)
         self._torn = False
         self._pause, self._not_before = 0.0, 0.0
         self._counted = 0.0
@@ -148,22 +152,29 @@ class SpoolWriter:
     def write(self, records: Sequence[dict[str, Any]], at_once: bool = False) -> list[int]:
         """Append records in one write; return the indices of those that are on file.
 
-        `v`, `c` and `q` are added here. What is not returned was not written: there is no room
-        for it, it is longer than a line may be, or the file system refused (see `problem`). After
-        a problem nothing is tried for a while, which grows from 5 s to 5 min; `at_once` does not
-        wait.
+        `v`, `c` and `q` are added here. What is not returned was not written: it is longer than a
+        line may be, or see `put`.
+        """
+        return self.put(self._lines.of(records), at_once)
+
+    def put(self, lines: Sequence[Line], at_once: bool = False) -> list[int]:
+        """Append lines in one write; return the indices of those that are on file.
+
+        What is not returned was not written: there is no room for it, or the file system refused
+        (see `problem`). After a problem nothing is tried for a while, which grows from 5 s to
+        5 min; `at_once` does not wait.
         """
         now = time.monotonic()
-        if not records or (now < self._not_before and not at_once):
+        if not lines or (now < self._not_before and not at_once):
             return []
         try:
             self._ready(now)
-            lines = self._lines(records)
-            written = self._append(lines) if lines else []
+            room = self._with_room(lines)
+            written = self._append(room)
         except (OSError, SpoolError) as error:
             self._failed(error)
             return []
-        if lines and len(written) == len(lines):
+        if len(written) == len(room):
             self.problem, self._pause = None, 0.0
         return written
 
@@ -224,52 +235,29 @@ class SpoolWriter:
                     own += size if entry.name.startswith(f"{self.cluster_id}.") else 0
         self._used = [own, all_of_it]
 
-    def _lines(self, records: Sequence[dict[str, Any]]) -> list[tuple[int, bytes]]:
+    def _with_room(self, lines: Sequence[Line]) -> list[Line]:
         left = min(most - used for used, most in zip(self._used, self._most, strict=True))
-        reserve = min(self._most) // _RESERVE
-        last = min(_FOR_THE_END, reserve // 2)
-        lines = []
-        refused = False
-        for index, record in enumerate(records):
-            line = self._line(record)
-            kind = record.get("k")
-            kept = 0 if kind in _LAST else reserve if kind in _SAMPLES else last
-            if line is not None and len(line) <= left - kept:
-                left -= len(line)
-                lines.append((index, line))
-            elif line is not None:
-                refused = True
-        if refused and not lines:
+        found = fitting(lines, left, min(self._most))
+        if not found:
             raise SpoolError(
                 f"{self.folder} has no room left: its files have {self._used[1]} of "
                 f"{self._most[1]} bytes, those of this cluster {self._used[0]} of {self._most[0]}"
             )
-        return lines
+        return found
 
-    def _line(self, record: dict[str, Any]) -> bytes | None:
-        self._next += 1
-        full = {"v": VERSION, "c": self.cluster_id, "q": self._next, **record}
-        try:
-            text = json.dumps(full, separators=(",", ":"), allow_nan=False)
-        except (TypeError, ValueError):
-            return None
-        body = text.encode("ascii")
-        line = b"%08x %b\n" % (crc32(body), body)
-        return line if len(line) <= MOST_BYTES else None
-
-    def _append(self, lines: list[tuple[int, bytes]]) -> list[int]:
+    def _append(self, lines: Sequence[Line]) -> list[int]:
         # Ends a line that an earlier write left unfinished: it spoils itself only.
         start = b"\n" if self._torn else b""
-        data = start + b"".join(line for _, line in lines)
+        data = start + b"".join(line.data for line in lines)
         done = os.write(self._file, data)
         self._size += done
         self._used = [used + done for used in self._used]
         written, end = [], len(start)
-        for index, line in lines:
-            end += len(line)
+        for line in lines:
+            end += len(line.data)
             if end > done:
                 break
-            written.append(index)
+            written.append(line.index)
         if done < len(data):
             self._torn = (self._torn or done > 0) and data[max(0, done - 1) : done] != b"\n"
             self._failed(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder)))

@@ -73,6 +73,12 @@ class History(Part):
         description="Each user's folder for records, on the machine where schedulers run.",
         examples=["/var/spool/dask-site/$USER"],
     )
+    records: Annotated[Literal["spool", "http"], fields.choice("spool", "http")] = Field(
+        default="spool",
+        description="How records reach the service first: spool, by files, or http, sent to it "
+        "with munge. Where that way fails, the other one is taken.",
+        examples=["http"],
+    )
     interval: Annotated[int, fields.whole(1, 3600)] = Field(
         default=5, description="Seconds from one record to the next.", examples=[5]
     )

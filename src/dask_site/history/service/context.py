@@ -8,15 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from dask_site.history.costs import Tariff
+from dask_site.history.service.inbox import Inbox
 from dask_site.history.service.sessions import Sessions
 from dask_site.history.service.settings import Settings
 from dask_site.history.service.shares import Shares
 from dask_site.history.store.core import Store
 from dask_site.services.access import Directory
 from dask_site.services.audit import AuditLog
+from dask_site.services.buckets import Buckets
 from dask_site.site import Site
 
-_KNOWING = 2
+_KNOWING = _RECEIVING = 2
+# Of each user: requests with records, for long per second and at once.
+_RATE, _BURST = 50.0, 1000
 
 
 class NoStoreError(Exception):
@@ -66,6 +70,12 @@ class Context:
         Of `threads`, by the number of the user who asks.
     knowing : Shares
         Of threads in which munge says who asks, by address: strangers come no further.
+    inbox : Inbox
+        Of what schedulers send.
+    receiving : Shares
+        Of threads that write there, by the number of the user: one of his requests at a time.
+    rate : Buckets
+        How often a user may send, by his number.
     tariff : Tariff
     writer : bool
         Whether this process is the one that writes.
@@ -94,15 +104,22 @@ class Context:
     pool_sums: tuple[float, list[tuple[str, str, float]]] = (0.0, [])
     asking: Shares = field(init=False)
     knowing: Shares = field(init=False)
+    inbox: Inbox = field(init=False)
+    receiving: Shares = field(init=False)
+    rate: Buckets = field(init=False)
 
     def __post_init__(self) -> None:
         self.asking = Shares(self.threads)
         self._munge = ThreadPoolExecutor(_KNOWING, thread_name_prefix="dask-site-knows")
         self.knowing = Shares(self._munge, each=1)
+        self.inbox = Inbox(self.settings.inbox)
+        self._disk = ThreadPoolExecutor(_RECEIVING, thread_name_prefix="dask-site-receives")
+        self.receiving = Shares(self._disk, each=1)
+        self.rate = Buckets(_RATE, _BURST)
 
     def close(self) -> None:
         """Let what is being asked come to its end; nothing more is."""
-        for threads in (self.threads, self._munge):
+        for threads in (self.threads, self._munge, self._disk):
             threads.shutdown(wait=True, cancel_futures=True)
         if self.opened is not None:
             self.opened.close()

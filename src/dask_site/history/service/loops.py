@@ -51,7 +51,9 @@ class Loops:
         self._context = context
         self._store = context.store
         self._progress = context.progress
-        self._collector = Collector(self._store, [context.settings.spool])
+        self._collector = Collector(
+            self._store, [context.settings.spool], received=context.settings.inbox
+        )
         site = context.site
         is_read = site.resource_manager == "slurm"
         self._accountant = Accountant(self._store, asker(site)) if is_read else None

@@ -53,7 +53,7 @@ class RefusedError(HTTPError):
     Parameters
     ----------
     status : int
-        307, 400, 401, 403, 404, 409, 429 or 503.
+        307, 400, 401, 403, 404, 409, 413, 429 or 503.
     message : str
         What was wrong, and the mend.
     headers : mapping of str to str, optional

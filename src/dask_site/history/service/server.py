@@ -21,7 +21,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from dask_site.calls import ServiceDownError, Where
-from dask_site.history.service import api, certificate
+from dask_site.history.service import api, certificate, receiving
 from dask_site.history.service.context import Context
 from dask_site.history.service.lease import DatabaseLease, FileLease, Lease
 from dask_site.history.service.loops import Loops
@@ -132,7 +132,7 @@ class Service:
     def _listen(self) -> None:
         settings = self.settings
         application = Application(
-            [*api.rules(), (r"/metrics", Metrics), *routes()],
+            [*api.rules(), *receiving.rules(), (r"/metrics", Metrics), *routes()],
             context=self.context,
             default_handler_class=Nothing,
             log_function=_log,

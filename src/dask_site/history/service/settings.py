@@ -75,6 +75,11 @@ class Settings:
         """The file that says which node is the writer, and how to reach it."""
         return self.state / "where.json"
 
+    @property
+    def inbox(self) -> Path:
+        """The folder of what schedulers sent."""
+        return self.state / "inbox"
+
     def opened(self, *, migrate: bool = True) -> Store:
         """Open the store; see `Store`."""
         return Store(self.store, journal=self.journal_used, migrate=migrate)
