@@ -12,6 +12,7 @@ import pytest
 from nodes import _rolled_out, as_user, in_background, login1, python, site
 
 
+@pytest.hookimpl(trylast=True)  # once all have said which one they need
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave tests that need one Debian suite to that one, where several share the work."""
     if not os.environ.get("DIVIDED"):
