@@ -3,13 +3,10 @@
 On the pool cpu, tile by tile: how far each place lies above the mean and above the median of its
 surroundings, at several scales (the topographic position index). On gpu: the sun over one day. On
 highmem: where water runs, over the whole terrain. The last two are functions of
-examples/winter_sun.py. NumPy stands in for CuPy on both sides.
+examples/winter_sun.py, but most of the work needs no GPU. NumPy stands in for CuPy on both sides.
 
-Against dask-jobqueue's SLURMCluster with `adapt` and one pool that fits everything: a GPU, its
-share of the node's cores, and the memory of the last step. Both with their defaults. A task on a
-GPU has it alone, on both sides. Worker-seconds are those of the workers' threads, which Slurm
-accounts as core-seconds; idle are those in which no task ran. `--cores 1` gives the peer a GPU with
-one core, for sites that lend it out like that.
+Against dask-jobqueue's SLURMCluster with `adapt` and one pool that fits everything: a GPU, and the
+memory of the last step. Both as they come, with their defaults.
 """
 
 from __future__ import annotations
@@ -17,27 +14,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
-from collections import Counter
 from pathlib import Path
 
 import dask
 import numpy as np
 import terrain
 import xarray as xr
-from measure import forget_waits, jobs_since, middle, note, ours, site, stock, tell
+from measure import forget_waits, jobs_since, middle, note, ours, stock, tell, worker_seconds
 from scipy.ndimage import gaussian_filter, median_filter
 
 from dask_site import pool
 
-# Two such jobs fit on the node with the GPUs, which has four cores.
-FITS_ALL = {
-    "processes": 1,
-    "memory": "3900MB",
-    "job_extra_directives": ["--gres=gpu:1"],
-    "worker_extra_args": ["--resources", "GPU=1"],
-}
-# A GPU and the core that drives it: the same node, by halves as well.
-ONE_GPU = {"cores": 1, "processes": 1, "gpus": 1, "max_jobs": 2, "exclusive": False}
+# One GPU of a node, and half of its memory: two such jobs fit on this cluster.
+FITS_ALL = {"cores": 1, "processes": 1, "memory": "3900MB"}
 PRICES = {"standard": 0.01, "highmem": 0.03}  # of a core for an hour, as in the site file
 GPU_PRICE = 0.8
 # Before it is uploaded: then it is imported from elsewhere.
@@ -55,7 +44,7 @@ def above_median(height, edge):
     return (height - median_filter(height, size=2 * edge + 1))[edge:-edge, edge:-edge]
 
 
-def computed(data, scales, edges, step, placed):
+def computed(data, scales, edges, placed):
     """Compute all of it, and return the sizes of the results."""
     feet = xr.open_dataset(data)["data"].sel(lon=slice(-105.6, None))
     metres = feet.chunk(lat=101, lon=161) * 0.3048
@@ -77,32 +66,31 @@ def computed(data, scales, edges, step, placed):
             for edge in edges
         ]
     with placed("gpu"):
-        sun = height.map_overlap(terrain.sunlight, depth=terrain.HALO, step=step, **tiles).persist()
+        sun = height.map_overlap(terrain.sunlight, depth=terrain.HALO, step=1, **tiles).persist()
     with placed("highmem"):
         streams = dask.delayed(terrain.catchments)(height, sun).persist()
     return dask.compute(streams, *relief)
 
 
-def anywhere(pool):
-    """Keep all on the one pool, where a GPU runs one task at a time."""
-    return dask.annotate(resources={"GPU": 1}) if pool == "gpu" else contextlib.nullcontext()
+def anywhere(_):
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def everything(cores):
-    with stock("gpu", cores=cores, **FITS_ALL) as (cluster, *rest):
+def everything():
+    with stock("gpu", job_extra_directives=["--gres=gpu:1"], **FITS_ALL) as (cluster, *rest):
         cluster.adapt(maximum_jobs=2)
         yield cluster, *rest
 
 
 def measured(side, placed, given):
     begun = time.time()
-    with side as (_, client, busy):
+    with side() as (_, client, busy):
         client.upload_file(TERRAIN)
-        computed(given.data, given.scales, given.edges, given.step, placed)
+        computed(given.data, given.scales, given.edges, placed)
         took = time.time() - begun
     jobs = jobs_since(begun)
-    workers = sum(job["seconds"] * job["cores"] for job in jobs)
+    workers = worker_seconds(jobs, gpu=1 if side is everything else 2)
     gpus = sum(job["seconds"] * job["gpus"] for job in jobs)
     sun = sum(s for name, s in busy.seconds.items() if "sunlight" in name)
     cost = sum(
@@ -114,7 +102,6 @@ def measured(side, placed, given):
     used += PRICES["standard"] * (busy.total - sun - last)
     return {
         "seconds": round(took, 1),
-        "jobs": dict(Counter(job["pool"] for job in jobs)),
         "work": round(busy.total, 1),
         "gpu_work": round(sun, 1),
         "worker_seconds": workers,
@@ -132,15 +119,13 @@ def main():
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--scales", type=int, nargs="+", default=range(7, 31))
     parser.add_argument("--edges", type=int, nargs="+", default=range(3, 13))
-    parser.add_argument("--step", type=float, default=0.05, help="hours from one sun to the next")
-    parser.add_argument("--cores", type=int, default=2, help="of a job of the one pool")
     given = parser.parse_args()
     forget_waits()
     mine, theirs = [], []
     for _ in range(given.pairs):
-        mine.append(measured(ours(site(gpu=ONE_GPU)), pool, given))
+        mine.append(measured(ours, pool, given))
         note("ours:", mine[-1])
-        theirs.append(measured(everything(given.cores), anywhere, given))
+        theirs.append(measured(everything, anywhere, given))
         note("stock:", theirs[-1])
     ratios = {
         f"ratio_of_{what}": middle(a[what] / b[what] for a, b in zip(mine, theirs, strict=True))
