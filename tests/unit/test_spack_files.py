@@ -314,8 +314,7 @@ def test_locks_have_what_dask_site_needs(environment):
 def test_the_scientific_environment_has_what_the_one_of_wheels_has():
     lines = (ROOT / "roles/dask_environment/files/requirements.in").read_text().splitlines()
     wanted = {Requirement(line).name for line in lines if line and not line.startswith("#")}
-    # a history in PostgreSQL: Spack has no recipe of psycopg 3
-    assert {f"py-{name}" for name in wanted - {"psycopg"}} <= set(running("cpu-x86_64_v3"))
+    assert {f"py-{name}" for name in wanted} <= set(running("cpu-x86_64_v3"))
 
 
 # --- recipes -----------------------------------------------------------------------------------
@@ -363,7 +362,8 @@ def test_the_recipe_of_dask_site_says_what_the_package_says():
     said = {spec.split("@")[0]: spec for (spec,), _ in calls(path, "depends_on")}
     build = {"py-hatchling"}
     wanted = {
-        f"py-{name}": requirement for name, requirement in (needed() | needed("oidc")).items()
+        f"py-{name}": requirement
+        for name, requirement in (needed() | needed("oidc") | needed("postgresql")).items()
     }
     assert set(said) - build - {"python"} == set(wanted)
     for name, requirement in wanted.items():
@@ -378,4 +378,4 @@ def test_a_wheel_is_the_version_that_the_recipe_says():
             text = path.read_text()
             for (version,), _ in calls(path, "version"):
                 number, _, tag = version.partition("-")
-                assert re.search(rf"-{re.escape(number)}-{tag or 'cp'}", text), version
+                assert re.search(rf"-{re.escape(number)}-{tag or '(cp|py)'}", text), version

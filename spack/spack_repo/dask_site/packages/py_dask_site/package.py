@@ -18,6 +18,7 @@ class PyDaskSite(PythonPackage):
 
     version("main", branch="main")
 
+    variant("postgresql", default=False, description="A history in PostgreSQL")
     variant("oidc", default=False, description="Logging in to dashboards by OpenID Connect")
 
     depends_on("py-hatchling@1.27:", type="build")
@@ -36,6 +37,8 @@ class PyDaskSite(PythonPackage):
         depends_on("py-pyyaml@6:")
         depends_on("py-sqlalchemy@2.0.36:")
         depends_on("py-tornado@6.4:")
+
+        depends_on("py-psycopg@3.2:", when="+postgresql")
 
         with when("+oidc"):
             depends_on("py-authlib@1.6:")
