@@ -28,13 +28,17 @@ class Spack:
         (folder / "gpg").mkdir(mode=0o700)
         self.configure("config", {"install_tree": {"root": str(self.store)}})
         self.configure("bootstrap", {"root": str(folder / "boot"), "sources:": [], "trusted:": {}})
-        builtin = packages / "repos" / "spack_repo" / "builtin"
-        own = {p.name: str(p) for p in (SPACK / "spack_repo").iterdir()}
-        self.configure("repos", {**own, "builtin": str(builtin)})
+        self.builtin = packages / "repos" / "spack_repo" / "builtin"
+        self.use(*sorted((SPACK / "spack_repo").iterdir()))
 
     def configure(self, section, value):
         path = Path(self.variables["SPACK_SYSTEM_CONFIG_PATH"]) / f"{section}.yaml"
         path.write_text(json.dumps({section: value}))
+
+    def use(self, *repositories):
+        """Take recipes from these, then from Spack's own."""
+        places = {path.name: str(path) for path in (*repositories, self.builtin)}
+        self.configure("repos", places)
 
     def __call__(self, *arguments, fails=False):
         """Run a command; return all that it says."""

@@ -1,5 +1,6 @@
 """What the locks, the recipes and the role say of Spack, held against Spack itself."""
 
+import json
 import os
 import subprocess
 import sys
@@ -49,17 +50,18 @@ def recipes(folder, text):
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_lock_is_what_spack_makes_of_the_files(environment, copy, checkouts, cache, tmp_path):
     spack, packages = checkouts
-    before = (SPACK / "environments" / environment / "spack.lock").read_text()
+    before = json.loads((SPACK / "environments" / environment / "spack.lock").read_text())
     variables = {**lock.settings(tmp_path, packages), "SPACK_USER_CACHE_PATH": str(cache)}
-    made = lock.concretize(environment, spack, copy, variables).read_text()
-    assert made == before
+    made = json.loads(lock.concretize(environment, spack, copy, variables).read_text())
+    assert made["concrete_specs"] == before["concrete_specs"]
+    # in which order Spack writes them changes from run to run
+    assert sorted(made["roots"], key=str) == sorted(before["roots"], key=str)
 
 
 def test_spack_finds_no_fault_with_the_recipes(new_spack):
     names = [path.name.replace("_", "-") for path in SPACK.glob("spack_repo/*/packages/*")]
-    assert len(names) == 3
-    for name in names:
-        new_spack()("audit", "packages", name)
+    assert "py-dask-site" in names
+    new_spack()("audit", "packages", *names)
 
 
 def test_the_recipe_of_dask_site_takes_its_sources_from_the_checkout(new_spack, tmp_path):
@@ -68,7 +70,8 @@ def test_the_recipe_of_dask_site_takes_its_sources_from_the_checkout(new_spack, 
     subprocess.run(["git", "clone", "-q", SPACK.parent, clone], check=True)
     subprocess.run(["git", "-C", clone, "checkout", "-q", "-B", "main"], check=True)
     spack = new_spack()
-    spack.configure("repos", {"dask_site": str(clone / "spack" / "spack_repo" / "dask_site")})
+    repositories = clone / "spack" / "spack_repo"
+    spack.use(repositories / "dask_site", repositories / "dask_site_wheels")
     stage = tmp_path / "stage"
     spack("stage", "--path", stage, "py-dask-site@main")
     (project,) = Path(stage).rglob("src/dask_site/__init__.py")
@@ -76,11 +79,11 @@ def test_the_recipe_of_dask_site_takes_its_sources_from_the_checkout(new_spack, 
 
 
 def test_a_build_cache_is_taken_once_its_key_is_trusted(new_spack, tmp_path):
-    repository = recipes(tmp_path, EMPTY)
     cache, key = tmp_path / "cache", tmp_path / "site.pub"
     one, other = new_spack(), new_spack()
-    for spack in (one, other):
-        spack("repo", "add", "--scope=system", repository)
+    repository = recipes(tmp_path, EMPTY)
+    one.use(repository)
+    other.use(repository)
     one("gpg", "create", "--export", key, "A Site", "admins@example.org")
     one("install", "trifle")
     one("mirror", "add", "--scope=system", "site", cache.as_uri())
@@ -96,7 +99,7 @@ def test_a_build_cache_is_taken_once_its_key_is_trusted(new_spack, tmp_path):
 
 def test_what_fails_is_told_with_its_package_and_its_log(new_spack, tmp_path):
     spack = new_spack()
-    spack("repo", "add", "--scope=system", recipes(tmp_path, BROKEN))
+    spack.use(recipes(tmp_path, BROKEN))
     log = tmp_path / "build.log"
     done = subprocess.run(
         [sys.executable, FILES / "spack_build.py", log, spack.program, "install", "trifle"],

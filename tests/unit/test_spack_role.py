@@ -168,6 +168,21 @@ def test_a_tarball_of_another_commit_is_told(centre, repository):
     assert not list(centre.root.glob("spack/*/README")), "nothing of it was unpacked"
 
 
+def test_a_release_is_named_by_its_lock_and_its_wheel(tmp_path):
+    wheel = tmp_path / "dask_site-1.0-py3-none-any.whl"
+    names = set()
+    for wheel_content, lock_content in (("a", "a"), ("a", "b"), ("b", "a")):
+        wheel.write_text(wheel_content)
+        lock = tmp_path / "spack.lock"
+        lock.write_text(lock_content)
+        command = [sys.executable, FILES / "release.py", f"--wheel={wheel}", f"--lock={lock}"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        release = json.loads(done.stdout)
+        assert release["name"].startswith("1.0-") and release["requirements"] == str(lock)
+        names.add(release["name"])
+    assert len(names) == 3
+
+
 # --- this node ---------------------------------------------------------------------------------
 
 
@@ -231,7 +246,13 @@ def test_a_build_cache_that_lacks_something_is_told():
     text = (SAID / "cache_lacks").read_text()
     said = spack_build.summary(text, Path("/logs/x.log"), lambda path: "")
     assert said.startswith("Spack could not install python-venv.\n    ==> Error: Failed to install")
-    assert "Try: the build cache lacks this package for this lock: build once with" in said
+    assert "Try: the build cache has nothing for this lock: build once with" in said
+
+
+def test_a_build_cache_whose_key_is_not_trusted_is_told():
+    text = (SAID / "key_unknown").read_text()
+    said = spack_build.summary(text, Path("/logs/x.log"), lambda path: "")
+    assert "Try: the build cache is signed by a key that is not trusted: give the public" in said
 
 
 def test_a_source_that_is_nowhere_is_told():

@@ -35,15 +35,15 @@ ADVICE = (
         "switch checksums off",
     ),
     (
-        r"NoVerifyException|NoSignatureException|NoKeyException|Signature (?:could not|failed)"
-        r"|no signature|untrusted",
-        "the build cache is not signed by a key that is trusted: give its public key in "
+        r"Can't check signature: No public key",
+        "the build cache is signed by a key that is not trusted: give the public key in "
         "dask_environment_spack_cache_keys",
     ),
     (
         r"No binary found when cache-only was specified",
-        "the build cache lacks this package for this lock: build once with "
-        "dask_environment_spack_cache_only: false on a node of the target",
+        "the build cache has nothing for this lock: build once with "
+        "dask_environment_spack_cache_only: false, and dask_environment_spack_cache_sign, on a "
+        "node of the target",
     ),
     (
         r"Illegal instruction",
@@ -84,10 +84,8 @@ def summary(said: str, log: Path, read: Callable[[str], str]) -> str:
         lines = said.rstrip().splitlines()
         errors = [line for line in lines if line.startswith("==> Error")]
         parts += [f"    {line}" for line in errors[:5] or lines[-LINES:]]
-    tries = [advice for pattern, advice in ADVICE if re.search(pattern, shown)]
-    if not tries:
-        tries = ["read the log to where it first went wrong"]
-    parts += [f"Try: {advice}" for advice in tries]
+    fitting = (advice for pattern, advice in ADVICE if re.search(pattern, shown))
+    parts.append(f"Try: {next(fitting, 'read the log to where it first went wrong')}")
     parts.append(f"What was built so far is kept, users' release is as it was. All of it: {log}")
     return "\n".join(parts)
 
