@@ -480,8 +480,8 @@ def test_htcondor_takes_attributes():
         (
             "environment: {provider: conda}",
             "12:27",
-            "environment.provider: 'conda' is not one of wheels",
-            "write one of: wheels",
+            "environment.provider: 'conda' is not one of wheels, spack",
+            "write one of: wheels, spack",
         ),
         (
             "state_dir: .dask",

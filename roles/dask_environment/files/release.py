@@ -46,10 +46,19 @@ def main() -> None:
     """Print the release."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wheel", type=Path, help="a wheel that is there already")
-    wheel = parser.parse_args().wheel or build(CHECKOUT / "out" / "wheels")
+    parser.add_argument(
+        "--lock", type=Path, default=HERE / "requirements.txt", help="what is installed"
+    )
+    arguments = parser.parse_args()
+    requirements = arguments.lock.resolve()
+    if not requirements.is_file():
+        sys.exit(
+            f"there is no lock {requirements}: correct dask_environment_spack_environment, or make "
+            "the lock with playbooks/spack_lock.yml"
+        )
+    wheel = arguments.wheel or build(CHECKOUT / "out" / "wheels")
     if not wheel.is_file():
         sys.exit(f"dask_environment_wheel: {wheel} is not a file")
-    requirements = HERE / "requirements.txt"
     version = wheel.name.split("-")[1]
     release = {
         "name": f"{version}-{digest(requirements, wheel)[:8]}",

@@ -249,7 +249,7 @@ class Dashboards(Part):
 class Environment(Part):
     """Where the software of the site comes from."""
 
-    provider: Annotated[Literal["wheels"], fields.choice("wheels")] = Field(
+    provider: Annotated[Literal["wheels", "spack"], fields.choice("wheels", "spack")] = Field(
         default="wheels", description="How the environment is installed.", examples=["wheels"]
     )
 
