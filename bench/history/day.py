@@ -52,23 +52,27 @@ def accounted(login, since):
     return len({row[0] for row in mine}), sum(int(row[3]) for row in mine)
 
 
-def books(root, since):
-    """Return each cluster's ledger as the service has it, by the cluster's id."""
+def books(cluster, since):
+    """Return each cluster as the service tells its user, with its ledger, by the cluster's id."""
+    found = {}
+    for user in USERS:
+        login = Login(cluster, user)
 
-    def ask(command):
-        said = root.run(f"module load dask-site; dask-site history {command} --json").stdout
-        return json.loads(said)
+        def ask(command, login=login):
+            said = login.run(f"module load dask-site; dask-site history {command} --json").stdout
+            return json.loads(said)
 
-    days = (time.time() - since) / 86400
-    listed = ask(f"ls --everyone -n 1000 --days {days:.6f}")
-    return {one["id"]: ask(f"show {one['id']}") for one in listed}
+        days = (time.time() - since) / 86400
+        listed = ask(f"ls -n 1000 --days {days:.6f}")
+        found |= {one["id"]: ask(f"show {one['id']}") for one in listed}
+    return found
 
 
-def settled(root, since):
+def settled(cluster, since):
     """Wait until the books don't change any more, and return them."""
     last, changed = None, time.time()
     while time.time() < changed + QUIET:
-        now = books(root, since)
+        now = books(cluster, since)
         if now != last:
             last, changed = now, time.time()
         print(f"{len(now)} clusters; books unchanged for {time.time() - changed:.0f} s", flush=True)
@@ -95,21 +99,24 @@ def main():
     parser.add_argument("--cluster", default="dask-site-bookworm")
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--since", type=int, help="only close the books again, from this time on")
     parser.add_argument("--out", type=Path, help="keep all ledgers in this file")
     given = parser.parse_args()
-    since = int(time.time())
-    end = since + 3600 * given.hours
-    places = [(user, node) for user in USERS for node in ("login1", "login2")]
-    with ThreadPoolExecutor(len(places)) as pool:
-        runs = [
-            pool.submit(keep_busy, given.cluster, user, node, end, given.seed + number)
-            for number, (user, node) in enumerate(places)
-        ]
-        ran = sum((run.result() for run in runs), Counter())
+    since = given.since or int(time.time())
+    ran = Counter()
+    if not given.since:
+        end = since + 3600 * given.hours
+        places = [(user, node) for user in USERS for node in ("login1", "login2")]
+        with ThreadPoolExecutor(len(places)) as pool:
+            runs = [
+                pool.submit(keep_busy, given.cluster, user, node, end, given.seed + number)
+                for number, (user, node) in enumerate(places)
+            ]
+            ran = sum((run.result() for run in runs), Counter())
     root = Login(given.cluster, "root", "login1")
     while root.run(f"squeue -h -u {','.join(USERS)}").stdout.strip():
         time.sleep(5)
-    found = settled(root, since)
+    found = settled(given.cluster, since)
     if given.out:
         given.out.write_text(json.dumps(found))
     tell(found, ran, *accounted(root, since))
