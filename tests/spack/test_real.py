@@ -1,13 +1,18 @@
-"""What the locks, the recipes and the role say of Spack, held against Spack itself."""
+"""What the locks, the recipes and the role say of Spack, held against Spack itself.
+
+For who has a checkout of it, and of its packages: DASK_SITE_SPACK and DASK_SITE_SPACK_PACKAGES
+name them, at the commits of spack/pins.yaml. SPACK_PYTHON is a Python with clingo.
+"""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from real_spack import NAMES, SPACK, lock
+from real_spack import NAMES, SPACK, Spack, lock
 
 if missing := [name for name in NAMES if not os.environ.get(name)]:
     pytest.skip(
@@ -36,6 +41,32 @@ class Trifle(Package):
             file.write("one file\\n")
 """
 BROKEN = EMPTY.replace("mkdirp(prefix.bin)", "which('sh')('-c', 'echo trifle.c:1: no; exit 3')")
+
+
+@pytest.fixture(scope="session")
+def checkouts():
+    spack, packages = (Path(os.environ[name]).resolve() for name in NAMES)
+    lock.check_pins(SPACK, {"spack": spack, "packages": packages})
+    return spack, packages
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """What Spack remembers of all recipes, which takes it a minute to gather."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def new_spack(checkouts, cache, tmp_path_factory):
+    """Make one more Spack."""
+    return lambda: Spack(tmp_path_factory.mktemp("s"), cache, *checkouts)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The folder `spack`, to be written to."""
+    path = tmp_path / "copy"
+    return shutil.copytree(SPACK, path, ignore=shutil.ignore_patterns(".spack-env", "__pycache__"))
 
 
 def recipes(folder, text):
