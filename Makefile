@@ -67,12 +67,12 @@ test-tools:
 
 test: lint test-tools ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
 	@echo "==> $$(date +%T) tests without containers"
-	env --default-signal pytest --durations=12 tests/unit tests/contract tests/local tests/fuzz tests/spack
+	env --default-signal pytest --durations=12
 	@$(MAKE) --no-print-directory molecule
 
 test-quick: lint ## lint, types, and the quick tests that need no container
 	@echo "==> quick tests without containers"
-	env --default-signal pytest -m "not slow" tests/unit tests/contract tests/local tests/fuzz tests/spack
+	env --default-signal pytest -m "not slow"
 
 molecule: $(VENV)/.stamp test-tools ## the molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs (SUITES)
 	@for suite in $(SUITES); do \

@@ -250,22 +250,33 @@ def test_what_bob_puts_into_his_spool_harms_nobody(as_user, python, history, lat
     as_user("bob", f"rm -rf {spool}")
 
 
+@pytest.fixture
+def submitted(as_user):
+    """Submit a script of Python as a user does, with options and a line of shell; return the id."""
+
+    def submit(user, name, code, options, line=""):
+        script = (
+            f"#!/bin/bash -l\n#SBATCH -p standard -n 1 -c 1 --mem=800 {options}\n"
+            f"module load dask-site\n{line}\nexec python {name}\n"
+        )
+        as_user(user, f"printf %s {shlex.quote(code)} > {name}")
+        job = as_user(user, f"printf %s {shlex.quote(script)} | sbatch --parsable").stdout.strip()
+        assert job.isdigit()
+        return job
+
+    return submit
+
+
 @pytest.mark.suite("trixie")
-def test_a_cluster_that_its_walltime_ends_says_so(as_user, history, latest):
+def test_a_cluster_that_its_walltime_ends_says_so(submitted, history, latest):
     since = time.time()
-    script = (
-        "#!/bin/bash -l\n#SBATCH -p standard -t 1 -n 1 -c 1 --mem=800\n"
-        "module load dask-site\nexec python for_ever.py\n"
-    )
     code = (
         "import time\nfrom distributed import LocalCluster, Client\n"
         "if __name__ == '__main__':\n"
         "    with LocalCluster(n_workers=1, threads_per_worker=1) as c, Client(c) as client:\n"
         "        client.submit(time.sleep, 3600).result()\n"
     )
-    as_user("carol", f"printf %s {shlex.quote(code)} > for_ever.py")
-    job = as_user("carol", f"printf %s {shlex.quote(script)} | sbatch --parsable").stdout.strip()
-    assert job.isdigit()
+    job = submitted("carol", "for_ever.py", code, "-t 1")
     assert until(lambda: latest("carol", since), 60)
     assert until(lambda: ended(job) == ["TIMEOUT"], 150)
     assert until(lambda: latest("carol", since)["state"] == "ended", 90)
@@ -274,16 +285,12 @@ def test_a_cluster_that_its_walltime_ends_says_so(as_user, history, latest):
 
 
 @pytest.mark.suite("trixie")
-def test_a_job_that_can_not_write_to_the_spool_sends_its_records(as_user, python, history, latest):
+def test_a_job_that_can_not_write_to_the_spool_sends_its_records(
+    submitted, python, history, latest
+):
     since = time.time()
-    script = (
-        "#!/bin/bash -l\n#SBATCH -p standard -t 5 -n 1 -c 1 --mem=800 -o sent.log\n"
-        "module load dask-site\nexport DASK_DASK_SITE__HISTORY__SPOOL='/proc/none/$USER'\n"
-        "exec python sent.py\n"
-    )
-    as_user("alice", f"printf %s {shlex.quote(SENT)} > sent.py")
-    job = as_user("alice", f"printf %s {shlex.quote(script)} | sbatch --parsable").stdout.strip()
-    assert job.isdigit()
+    spool = "export DASK_DASK_SITE__HISTORY__SPOOL='/proc/none/$USER'"
+    submitted("alice", "sent.py", SENT, "-t 5 -o sent.log", spool)
     log = "/home/alice/sent.log"
     over = until(lambda: (latest("alice", since) or {}).get("state") == "ended", 150)
     assert over, node("login1").run(f"cat {log}").stdout

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from distributed import KilledWorker
+from machine import SITE as MACHINE
 from machine import until
 from places import here, slow
 from wreckage import fill, gulp, leave, mark_and_leave, run_as, segfault
@@ -19,11 +20,7 @@ from dask_site import Cluster, Site, pool
 from dask_site.faults.errors import TaskCrashed, TaskOutOfMemory
 
 SITE = {
-    "schema": 1,
-    "name": "Test machine",
-    "resource_manager": "local",
-    "default_pool": "cpu",
-    "escalate": ["cpu", "highmem"],
+    **MACHINE,
     "pools": {
         "cpu": {"cores": 1, "memory": "512MiB", "max_jobs": 4},
         "wide": {"cores": 2, "memory": "512MiB"},

@@ -9,7 +9,7 @@ import time
 import dask
 import pytest
 from distributed import Client, LocalCluster, wait
-from test_history_service_live import Node, tasks_of
+from serving import tasks_of, two_nodes
 
 from dask_site.history import sending
 from dask_site.history.recorder import recorder_of
@@ -20,14 +20,8 @@ from dask_site.identity import has_munge
 def nodes(tmp_path):
     """Two nodes, of which the first writes."""
     (tmp_path / "spool").mkdir()
-    first, second = Node(tmp_path, "a"), Node(tmp_path, "b")
-    try:
-        first.start().writes()
-        second.start().until(lambda: second.role() == "standby")
-        yield first, second
-    finally:
-        first.stop(signal.SIGKILL)
-        second.stop(signal.SIGKILL)
+    with two_nodes(tmp_path) as nodes:
+        yield nodes
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from test_history_service_live import Node
+from serving import two_nodes
 
 NAME = "dask.example.org"
 
@@ -17,14 +17,8 @@ def nodes(request, tmp_path):
     if request.param == "postgresql":
         more["store"] = request.getfixturevalue("new_postgresql")()
     (tmp_path / "spool").mkdir()
-    first, second = Node(tmp_path, "a", **more), Node(tmp_path, "b", **more)
-    try:
-        first.start().writes()
-        second.start().until(lambda: second.role() == "standby")
-        yield first, second
-    finally:
-        first.stop(signal.SIGKILL)
-        second.stop(signal.SIGKILL)
+    with two_nodes(tmp_path, **more) as nodes:
+        yield nodes
 
 
 def asked(node, path, cookie="", method="GET"):

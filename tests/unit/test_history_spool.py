@@ -13,7 +13,7 @@ from zlib import crc32
 
 import pytest
 
-from dask_site.history import records, spool
+from dask_site.history import reading, records, spool
 from dask_site.history.spool import SpoolError, SpoolWriter, read_spool
 
 
@@ -52,7 +52,7 @@ def folder(tmp_path):
 
 
 def test_constants_are_those_of_the_records():
-    assert (spool.VERSION, spool.MOST_BYTES) == (records.VERSION, records.MOST_BYTES)
+    assert (reading.VERSION, reading.MOST_BYTES) == (records.VERSION, records.MOST_BYTES)
 
 
 def test_what_is_written_is_read(folder):
@@ -271,7 +271,8 @@ def test_all_clusters_of_a_folder_share_its_bytes(folder):
 
 def test_a_record_that_is_too_long_or_no_json_is_left_out(folder):
     writer = SpoolWriter(folder, "c")
-    records = [end("x" * spool.MOST_BYTES), {"k": "end", "t": float("nan")}, {"k": object()}, end()]
+    too_long = end("x" * reading.MOST_BYTES)
+    records = [too_long, {"k": "end", "t": float("nan")}, {"k": object()}, end()]
     assert writer.write(records) == [3]
     assert len(all_of(folder)) == 1
 

@@ -1,7 +1,9 @@
 """The module files of a release: for Lmod, for Environment Modules, and a script for neither."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,25 +15,9 @@ ROOT = Path(__file__).parents[2]
 ROLE = ROOT / "roles" / "dask_environment"
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 NAME = "1.0-0123abcd"
-# As much of Environment Modules as the file uses.
-TCL = """
-proc module-whatis {text} {puts "whatis $text"}
-proc conflict {name} {puts "conflict $name"}
-proc prepend-path {name value} {puts "path $name $value"}
-proc setenv {name value} {puts "set $name $value"; set ::env($name) $value}
-proc module-info {what name} {return 1}
-rename exec real_exec
-proc exec {args} {puts "exec $args"}
-source [lindex $argv 0]
-catch {ModulesHelp}
-"""
-
-
-def tclsh():
-    try:
-        return subprocess.run(["tclsh"], input="", capture_output=True).returncode == 0
-    except OSError:
-        return False
+# Modules print what sets the environment, here of a Python.
+SET_AND_TELL = "import json, os, sys; exec(sys.stdin.read()); print(json.dumps(dict(os.environ)))"
+KEYS = "#!/bin/sh\necho $DASK_ROOT_CONFIG $* >> $0.asked\n"
 
 
 @pytest.fixture(scope="module")
@@ -94,28 +80,31 @@ def test_they_name_the_release_and_not_what_is_current(release):
         assert "current" not in said and "PYTHONPATH" not in said
 
 
-@pytest.mark.skipif(not tclsh(), reason="tclsh is not installed")
-def test_the_file_for_environment_modules_is_read(release, tmp_path):
-    harness = tmp_path / "harness.tcl"
-    harness.write_text(TCL)
-    done = subprocess.run(
-        ["tclsh", harness, release / "modulefiles" / "dask-site" / NAME],
-        capture_output=True,
-        text=True,
-        env={"PATH": os.environ["PATH"], "SCRATCH": "/s", "USER": "alice", "LC_ALL": "C.UTF-8"},
-    )
-    assert done.returncode == 0, done.stderr
-    keys = "/s/dask of alice/keys"
-    said = done.stdout.splitlines()
-    assert said[:3] == [
-        "whatis Dask with the worker pools of Centre of  Töpfe",
-        "conflict dask-site",
-        f"path PATH {release}/env/bin",
-    ]
-    assert (
-        f"exec env DASK_ROOT_CONFIG={release}/etc/dask {release}/env/bin/dask-site keys --quiet"
-        in said
-    )
-    assert f"set DASK_SITE_KEYS {keys}" in said
-    assert f"set DASK_DISTRIBUTED__COMM__TLS__WORKER__KEY {keys}/key.pem" in said
-    assert "from dask_site import Cluster" in done.stderr
+@pytest.mark.skipif(not shutil.which("modulecmd"), reason="no Environment Modules here")
+def test_environment_modules_load_it(release):
+    program = release / "env" / "bin" / "dask-site"
+    program.parent.mkdir(parents=True)
+    program.write_text(KEYS)
+    program.chmod(0o755)
+
+    def module(*arguments, **environment):
+        known = {"PATH": "/usr/bin:/bin", "SCRATCH": "/s", "USER": "alice", "LC_ALL": "C.UTF-8"}
+        known |= {"MODULEPATH": str(release / "modulefiles"), "HOME": "/nowhere", **environment}
+        done = subprocess.run(
+            ["modulecmd", "python", *arguments], capture_output=True, text=True, env=known
+        )
+        assert done.returncode == 0 and "ERROR" not in done.stderr, done.stderr
+        return done
+
+    set_and_told = [sys.executable, "-c", SET_AND_TELL]
+    loaded = module("load", "dask-site").stdout
+    made = subprocess.run(set_and_told, input=loaded, capture_output=True, text=True, check=True)
+    found = json.loads(made.stdout)
+    assert found["PATH"].split(":")[0] == f"{release}/env/bin"
+    assert found["DASK_ROOT_CONFIG"] == f"{release}/etc/dask"
+    assert found["DASK_SITE_KEYS"] == (keys := "/s/dask of alice/keys")
+    assert found["DASK_DISTRIBUTED__COMM__TLS__WORKER__KEY"] == f"{keys}/key.pem"
+    asked = program.with_name("dask-site.asked").read_text()
+    assert asked == f"{release}/etc/dask keys --quiet\n"
+    told = module("help", "dask-site").stderr
+    assert "Dask for Centre of  Töpfe" in told and "from dask_site import Cluster" in told

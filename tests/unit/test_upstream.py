@@ -13,38 +13,37 @@ FILES = [path for path in ALL if path.parent.name != "upstream"]
 OTHERS = {"dask", "distributed", "dask_jobqueue", "bokeh", "tornado", "multiprocessing"}
 
 
-HOOKED = {
-    "_create_taskstate_from_graph",
-    "_find_lost_dependencies",
-    "_calculate_worker_for",
-    "_start",
-    "_close",
-}
-
-
 def is_private(name):
     return name.startswith("_") and not name.endswith("__")
 
 
-def own_names():
-    """Return the private names that this package gives to something."""
-    found = set()
-    for path in ALL:
+def named(files):
+    """Return the names that files give to something, and those that they call on a base class."""
+    found, called = set(), set()
+    for path in files:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                if path in FILES or node.name not in HOOKED:
-                    found.add(node.name)
-            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                if ast.unparse(node.value) in {"self", "cls"}:
-                    found.add(node.attr)
+                found.add(node.name)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 found.add(node.id)
-    return {name for name in found if is_private(name)}
+            elif isinstance(node, ast.Attribute):
+                whose = ast.unparse(node.value)
+                if isinstance(node.ctx, ast.Store) and whose in {"self", "cls"}:
+                    found.add(node.attr)
+                elif whose == "super()":
+                    called.add(node.attr)
+    return found, called
+
+
+def own_names():
+    """Return the private names of this package: not those that it overrides for others."""
+    hooks, theirs = named(path for path in ALL if path not in FILES)
+    return set(filter(is_private, named(FILES)[0] | (hooks - theirs)))
 
 
 OWN = own_names()
-# What sys and os have is documented, and our name on their object is ours.
-PUBLIC = {"os._exit", "sys._getframe"}
+# Documented.
+PUBLIC = {"os._exit"}
 
 
 def touched(text):

@@ -24,11 +24,12 @@ from dask_site.history import endings
 from dask_site.history.errors import Errors, Traffic
 from dask_site.history.job_id import job_id
 from dask_site.history.jobqueue import jobs_of
+from dask_site.history.lines import MIB
 from dask_site.history.measures import clean, clean_id, cluster_of
 from dask_site.history.scribe import Scribe
 from dask_site.history.scripts import Scripts
 from dask_site.history.spans import Change, Spans
-from dask_site.history.spool import MIB, SpoolWriter
+from dask_site.history.spool import SpoolWriter
 from dask_site.history.ways import Way, Ways
 from dask_site.history.workers import Workers
 from dask_site.people import name_of

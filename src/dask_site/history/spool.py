@@ -21,21 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from dask_site.history.lines import MIB, Line, Lines, fitting
-from dask_site.history.reading import MOST_BYTES, VERSION, Reading, SpoolError, read_spool
+from dask_site.history.reading import Reading, SpoolError, read_spool
 from dask_site.history.tidying import tidy
 from dask_site.whole import make_folder, write_whole
 
-__all__ = [
-    "MIB",
-    "MOST_BYTES",
-    "SUFFIX",
-    "VERSION",
-    "Reading",
-    "SpoolError",
-    "SpoolWriter",
-    "own_folder",
-    "read_spool",
-]
+__all__ = ["SUFFIX", "Reading", "SpoolError", "SpoolWriter", "own_folder", "read_spool"]
 logger = logging.getLogger("dask_site")
 SUFFIX = ".spool"
 _ID = re.compile(r"[A-Za-z0-9._:@+-]{1,128}")
