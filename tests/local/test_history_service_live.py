@@ -562,8 +562,13 @@ def test_copies_are_made_while_it_runs_and_put_back_when_it_does_not(folder, nod
             text=True,
         )
 
+    def told():
+        said = json.loads(admin("version", "--json").stdout)
+        return said["version"], said["reads"], said["known"][-1]
+
     copy = folder / "copy.db"
     assert admin("backup", copy).returncode == 0
+    assert told() == ("0003", "0003", "0003")
     assert node.call("DELETE", f"/api/v1/clusters/{name}")[1] == {"forgotten": 1}
     refused = admin("restore", copy)
     assert refused.returncode == 1 and "stop it on all nodes first" in refused.stderr
@@ -571,6 +576,9 @@ def test_copies_are_made_while_it_runs_and_put_back_when_it_does_not(folder, nod
     node.stop()
     assert admin("restore", folder / "a.yml").returncode == 1
     assert admin("restore", copy).returncode == 0
+    assert admin("migrate", "--to", "0002").returncode == 0
+    assert told() == ("0002", "0003", "0003")
     assert admin("migrate").returncode == 0
+    assert "can go back to: 0001, 0002" in admin("version").stdout
     node.start().writes()
     assert node.call("GET", f"/api/v1/clusters/{name}")[0] == 200

@@ -23,7 +23,7 @@ COMMANDS = {
     "open": _KEEPING,
 }
 #: Those for the people who run the service.
-ADMIN = ("serve", "backup", "restore", "migrate")
+ADMIN = ("serve", "backup", "restore", "migrate", "version")
 
 
 class _Lazy(click.Group):

@@ -1,4 +1,4 @@
-"""Commands for who runs the history service: serve, backup, restore, migrate."""
+"""Commands for who runs the history service: serve, backup, restore, migrate, version."""
 
 from __future__ import annotations
 
@@ -123,8 +123,33 @@ def migrate(version: str | None, file: str | None) -> None:
     click.echo(f"{settings.store} is of version {version or migrations.HEAD}")
 
 
+@click.command(epilog=_examples("dask-site history version", "dask-site history version --json"))
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@_SITE
+def version(as_json: bool, file: str | None) -> None:
+    """Say of which version the history is, which this release reads, and to which it can go back.
+
+    It changes nothing, and runs where the service writes, or while none does.
+    """
+    with _told():
+        settings = _settings(file)
+        from dask_site.history import migrations
+        from dask_site.history.store import versions
+
+        with _found(settings, alone=False):
+            now = versions.found(settings.store, settings.journal_used)
+        reads, known = migrations.HEAD, versions.known()
+        said = {"store": settings.store, "version": now, "reads": reads, "known": known}
+    if as_json:
+        click.echo(json.dumps(said))
+    else:
+        older = ", ".join(name for name in known if now is not None and name < now)
+        click.echo(f"{settings.store} is of version {now or 'none'}, this release reads {reads}")
+        click.echo(f"It can go back to: {older or 'none'}")
+
+
 #: For the group `history`.
-ADMIN_COMMANDS: list[click.Command] = [serve, backup, restore, migrate]
+ADMIN_COMMANDS: list[click.Command] = [serve, backup, restore, migrate, version]
 
 
 def _restore_file(path: Path, settings: Settings) -> None:

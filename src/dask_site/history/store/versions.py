@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, inspect, text
 
 from dask_site.history import migrations
-from dask_site.history.store.engine import file_of, writing
+from dask_site.history.store.engine import engine_for, file_of, plainly, reading, writing
 from dask_site.history.store.failures import StoreError, other_version
+from dask_site.history.store.journals import Journal
 
 _HERE = Path(migrations.__file__).parent
 
@@ -63,6 +64,32 @@ def upgrade(engine: Engine) -> None:
     _run(engine, migrations.HEAD)
 
 
+def found(url: str, journal: Journal) -> str | None:
+    """Return the version of a store, whatever it is; None where there is none yet.
+
+    Raises
+    ------
+    StoreError
+        If it can't be read, or is a database of something else.
+    """
+    engine = engine_for(url, journal, 10.0)
+    file = file_of(engine)
+    if file is not None and not file.exists():
+        return None
+    try:
+        with plainly(f"{engine.url.render_as_string()} can't be read"), reading(engine) as conn:
+            return version_of(conn)
+    finally:
+        engine.dispose()
+
+
+def known() -> list[str]:
+    """Return the versions that this release can make of a store, ascending."""
+    from alembic.script import ScriptDirectory
+
+    return sorted(step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
 def downgrade(engine: Engine, version: str) -> None:
     """Bring a store back to an older form, for an older release.
 
@@ -71,13 +98,10 @@ def downgrade(engine: Engine, version: str) -> None:
     StoreError
         If there is no such version, or it isn't older.
     """
-    from alembic.script import ScriptDirectory
-
     with engine.connect() as conn:
         now = version_of(conn)
-    known = {step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if version not in known or now is None or version >= now:
-        older = sorted(name for name in known if now is not None and name < now)
+    older = [name for name in known() if now is not None and name < now]
+    if version not in older:
         raise StoreError(
             f"{engine.url.render_as_string()} is of version {now or 'none'} and can't go back to "
             f"{version!r}; it can go back to: {', '.join(older) or 'none'}"
