@@ -1,4 +1,4 @@
-"""Finish a release: byte-compile, open it to readers, write SHA256SUMS and, last, manifest.json.
+"""Finish a release: byte-compile, open it to readers, write TREE, SHA256SUMS and manifest.json.
 
 Run by the release's own Python on the build node, with the folder and, in JSON, what the manifest
 shall say.
@@ -16,13 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 # etc/dask is configuration: it changes without a new release, and the manifest is the last to come
-NOT_SUMMED = ("etc", "SHA256SUMS", "manifest.json")
+NOT_SUMMED = ("etc", "SHA256SUMS", "TREE", "manifest.json")
 
 
 def compile_modules(release: Path) -> None:
     """Byte-compile on all cores; users can't write here, so an import needn't compare times."""
-    # a process of its own: compileall's workers import the main module, here standard input
-    compileall = ["-m", "compileall", "-qq", "-j0", "--invalidation-mode=unchecked-hash"]
+    # a process of its own: compileall's workers import the main module, here standard input;
+    # all anew: pip was compiled when the environment was made, with the time in it
+    compileall = ["-m", "compileall", "-qqf", "-j0", "--invalidation-mode=unchecked-hash"]
     # code 1: some packages carry templates and tests that are no valid Python
     subprocess.run([sys.executable, *compileall, str(release / "env" / "lib")])
     if not list(release.glob("env/lib/python3*/site-packages/dask_site/__pycache__/*.pyc")):
@@ -50,6 +51,20 @@ def sums(release: Path) -> str:
         return "".join(f"{digest.hexdigest()}  {name}\n" for digest, name in pairs)
 
 
+def tree(release: Path) -> str:
+    """Return what SHA256SUMS does not say: programs, and links with what they lead to."""
+    lines = []
+    for path in sorted(release.rglob("*")):
+        name = path.relative_to(release)
+        if name.parts[0] in NOT_SUMMED:
+            continue
+        if path.is_symlink():
+            lines.append(f"link {name} -> {path.readlink()}")
+        elif path.is_file() and path.stat().st_mode & 0o100:
+            lines.append(f"program {name}")
+    return "".join(f"{line}\n" for line in lines)
+
+
 def is_plain(path: Path) -> bool:
     """Tell a file from folders and links."""
     return path.is_file() and not path.is_symlink()
@@ -69,14 +84,17 @@ def main() -> None:
     said = json.loads(sys.argv[2])
     compile_modules(release)
     open_to_readers(release)
-    listed = sums(release)
+    listed, linked = sums(release), tree(release)
     write(release / "SHA256SUMS", listed)
+    write(release / "TREE", linked)
     manifest = {
         **said,
         "built": datetime.now(UTC).isoformat(timespec="seconds"),
         "built_on": platform.node(),
         "python": platform.python_version(),
+        "owner": (release / "env").stat().st_uid,
         "sha256sums": hashlib.sha256(listed.encode()).hexdigest(),
+        "tree": hashlib.sha256(linked.encode()).hexdigest(),
         "packages": dict(sorted((d.name, d.version) for d in importlib.metadata.distributions())),
     }
     write(release / "manifest.json", json.dumps(manifest, indent=2) + "\n")
