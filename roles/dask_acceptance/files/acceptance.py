@@ -52,6 +52,13 @@ def look_around() -> dict[str, Any]:
     }
 
 
+def check_release(wanted: str) -> None:
+    """End the script unless this is the release that is to be tried."""
+    here = os.environ.get("DASK_SITE_RELEASE", "")
+    if wanted and here != wanted:
+        sys.exit(f"release {wanted} is to be tried, and what was loaded is {here or 'none'}")
+
+
 def judge(trial: Trial, release: str) -> str:
     """Say what is wrong with the answer of a pool; empty when nothing is."""
     seen = trial.details
@@ -167,7 +174,9 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=300, help="seconds for a pool")
     parser.add_argument("--report", type=Path, help="write JUnit XML here")
     parser.add_argument("--site", default="site")
+    parser.add_argument("--release", default="", help="the release that this has to be")
     arguments = parser.parse_args()
+    check_release(arguments.release)
 
     trials: list[Trial] = arguments.pools
     run(trials, arguments.timeout)
