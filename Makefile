@@ -8,6 +8,8 @@ CACHE := $(or $(DASK_SITE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dask-sit
 # Debian suite of the containerised cluster: bookworm has Slurm 22.05, trixie 24.11.
 SUITE ?= bookworm
 SUITES ?= bookworm trixie
+# What molecule tests: `lifecycle` is what comes after the first rollout, to the last day.
+SCENARIO ?= default
 # Not the cluster of `make cluster`: a test removes its own.
 TEST_CLUSTER ?= dask-site-test
 
@@ -74,11 +76,11 @@ test-quick: lint ## lint, types, and the quick tests that need no container
 	@echo "==> quick tests without containers"
 	env --default-signal pytest -m "not slow"
 
-molecule: $(VENV)/.stamp test-tools ## the molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs (SUITES)
+molecule: $(VENV)/.stamp test-tools ## a molecule scenario on Debian 12 and 13: rollout, idempotence, real jobs (SUITES, SCENARIO)
 	@for suite in $(SUITES); do \
 	  $(MAKE) --no-print-directory images wheelhouse SUITE=$$suite || exit 1; \
 	done
-	@molecule/shared/test.sh $(CACHE) $(TEST_CLUSTER) $(SUITES)
+	@SCENARIO=$(SCENARIO) molecule/shared/test.sh $(CACHE) $(TEST_CLUSTER) $(SUITES)
 
 bench: cluster rollout ## the figures of bench/README.md, on the cluster of `make cluster`
 	@$(PLAYBOOK) bench/bench.yml

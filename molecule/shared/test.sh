@@ -12,12 +12,12 @@ declare -A running
 trap 'kill "${running[@]}" 2>/dev/null; wait; exit 130' INT TERM
 
 for suite; do
-  echo "==> $(date +%T) molecule on $suite: create, check, converge, idempotence, verify, destroy"
+  echo "==> $(date +%T) molecule on $suite: the scenario ${SCENARIO:-default}"
   rm -f "$logs/$suite.failed"
   # A shell's background is deaf to interrupts, and so would be what the tests interrupt.
   SUITE=$suite CLUSTER=$cluster-$suite MOLECULE_EPHEMERAL_DIRECTORY=$cache/molecule/$suite \
     FAILED=$PWD/$logs/$suite.failed NO_COLOR=1 \
-    env --default-signal molecule test > >(tee "$logs/$suite.log" | sed -u "s/^/$suite | /") 2>&1 &
+    env --default-signal molecule test --scenario-name "${SCENARIO:-default}" > >(tee "$logs/$suite.log" | sed -u "s/^/$suite | /") 2>&1 &
   running[$suite]=$!
 done
 
