@@ -12,6 +12,8 @@ from conftest import ROOT, TOP, current, node, play, serving, until
 # A release is built, and other work may hold the machine.
 pytestmark = pytest.mark.timeout(1800)
 STATE = "/home/dask-site/history"
+UNITS = "/etc/systemd/system"
+HISTORY, NGINX = f"{UNITS}/dask-history.service", "/etc/dask-proxy/nginx.conf"
 LOGIN, NODES = ("login1", "login2"), ("login1", "login2", "c1", "c2", "m1", "g1")
 STARTED = """
 cluster = Cluster(pools=["cpu"])
@@ -78,12 +80,22 @@ def test_tags_alone_do_not_let_a_release_out_that_was_not_accepted(before, newer
 
 
 def test_a_service_that_does_not_come_up_is_put_back(before, newer):
-    status, said = play("site.yml", dask_environment_wheel=newer, dask_history_memory_max="1M")
+    broken = f"{UNITS}/dask-history.service.d"
+    only = f"ExecStartPre=/bin/sh -c '! grep -q \"Release 99\" {HISTORY}'"
+    node("login2").check_output(f"mkdir {broken}")
+    node("login2").check_output(f"printf '[Service]\\n%s\\n' {shlex.quote(only)} > {broken}/x.conf")
+    try:
+        status, said = play("site.yml", dask_environment_wheel=newer)
+    finally:
+        node("login2").check_output(f"rm -r {broken} && systemctl daemon-reload")
     assert status != 0
+    assert "login2: Start the service" in said
     assert f"Users keep what they have, release {before}" in said
     assert current() == before
-    assert until(lambda: services_are_of(before), 60)
+    assert until(lambda: services_are_of(before), 60), "both hosts"
     assert until(lambda: version() == "0003", 60), "and the store is in its form again"
+    copies = node("login1").check_output(f"ls {STATE}/backups")
+    assert "-0003-before-99.0-" in copies and "-0004-before-0" in copies
 
 
 def test_an_upgrade_copies_the_history_and_leaves_running_jobs_alone(
@@ -134,8 +146,6 @@ def test_one_command_goes_back_with_the_history(before, capsys):
 
 # -- drift --------------------------------------------------------------------------------------
 
-UNITS = "/etc/systemd/system"
-HISTORY, NGINX = f"{UNITS}/dask-history.service", "/etc/dask-proxy/nginx.conf"
 # What is done, where it is seen, and how it is undone.
 TAMPERED = {
     "a module edited": (
@@ -330,7 +340,9 @@ def left(host):
     return node(host).check_output(f"({script}) | diff /root/before - | grep '^[<>]' || true")
 
 
-def test_nothing_is_removed_by_mistake(before):
+def test_nothing_is_removed_by_mistake(before, jobs, in_background_for_good):
+    if "old" not in jobs:
+        jobs["old"] = in_background_for_good("alice", STARTED)
     status, said = play("playbooks/uninstall.yml")
     assert status != 0 and "dask_uninstall_confirm='Demo Cluster'" in said
     confirmed = {"dask_uninstall_confirm": "'Demo Cluster'"}
