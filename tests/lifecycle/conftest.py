@@ -1,23 +1,15 @@
 """The life of a site after its first rollout, on a cluster of its own."""
 
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-_FOUND = Path(__file__).parents[1] / "cluster" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("cluster_conftest", _FOUND)
-shared = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(shared)
-globals().update({k: v for k, v in vars(shared).items() if not k.startswith("__")})
+from nodes import ROOT, _rolled_out, as_user, encoded, login1, until
 
-ROOT, node = shared.ROOT, shared.node
-TOP = "/opt/dask-site"
 MIGRATION = '''"""One column more."""
 
 import sqlalchemy as sa
@@ -40,38 +32,18 @@ def downgrade() -> None:
 '''
 
 
-def play(name, *arguments, **variables):
-    """Run a playbook as an administrator would; return status and output."""
-    extra = [part for key, value in variables.items() for part in ("-e", f"{key}={value}")]
-    done = shared.ansible("ansible-playbook", name, *arguments, *extra)
-    flat = " ".join((done.stdout + done.stderr).split())
-    return done.returncode, flat
-
-
-def current():
-    """Return the name of the release that users have."""
-    return node("login1").check_output(f"readlink {TOP}/current").removeprefix("releases/")
-
-
-def serving(host, unit="dask-history"):
-    """Return the release that a service's process is of."""
-    pid = node(host).check_output(f"systemctl show --value -p MainPID {unit}")
-    command = node(host).check_output(f"tr '\\0' ' ' < /proc/{pid}/cmdline")
-    return re.search(rf"{TOP}/releases/([^/]+)/", command)[1]
-
-
 @pytest.fixture(scope="module")
 def in_background_for_good(as_user, login1):
     """Start a script of a user that outlives the test; return its node and process."""
     started = []
 
     def start(user, code):
-        as_user(user, f"echo {shared.encoded(code)} | base64 -d > background.py; rm -f seen")
+        as_user(user, f"echo {encoded(code)} | base64 -d > background.py; rm -f seen")
         command = "module load dask-site && exec setsid python background.py > background.log 2>&1"
         pid = as_user(user, f"({command}) < /dev/null > /dev/null 2>&1 & echo $!").stdout.strip()
         started.append(pid)
         log = f"/home/{user}/background.log"
-        assert shared.until(lambda: login1.run(f"grep FACTS {log}").rc == 0, 120), log
+        assert until(lambda: login1.run(f"grep FACTS {log}").rc == 0, 120), log
         return "login1", pid
 
     yield start

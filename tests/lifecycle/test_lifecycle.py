@@ -6,8 +6,9 @@ import shlex
 import time
 
 import pytest
+from life import TOP, current, play, serving
 
-from conftest import ROOT, TOP, current, node, play, serving, until
+from nodes import ROOT, node, until
 
 # A release is built, and other work may hold the machine.
 pytestmark = pytest.mark.timeout(1800)

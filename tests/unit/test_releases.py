@@ -90,7 +90,7 @@ def test_two_builds_from_the_same_parts_are_the_same(tmp_path, wheel):
 
 def test_what_a_release_is_made_of_is_valid_cyclonedx():
     hashes = {"click": "0" * 64}
-    said = sbom.document({"release": "1.0-abcdef12"}, hashes)
+    said = sbom.document({"release": "1.0-abcdef12"}, hashes, [])
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(said)) is None
     named = {one["name"] for one in said["components"]}
     assert named == {each.name for each in importlib.metadata.distributions()}
@@ -147,15 +147,27 @@ def test_which_bsd_licence_is_told_by_its_text(tmp_path, text, name):
     assert found == [{"license": {"id": name}}]
 
 
-def test_hashes_are_those_of_the_files_that_pip_took(tmp_path):
-    report = tmp_path / "report.json"
+def test_hashes_are_those_of_the_files_that_pip_took():
     infos = {"One.Two": {"hashes": {"sha256": "1" * 64}}, "old": {"hash": "sha256=" + "2" * 64}}
     installs = [
         {"metadata": {"name": name}, "download_info": {"archive_info": info}}
         for name, info in infos.items()
     ]
-    report.write_text(json.dumps({"install": installs}))
-    assert sbom.installed(report) == {"one-two": "1" * 64, "old": "2" * 64}
+    assert sbom.installed({"install": installs}) == {"one-two": "1" * 64, "old": "2" * 64}
+
+
+@pytest.mark.parametrize("lock", sorted((ROOT / "spack").rglob("spack.lock")), ids=str)
+def test_of_what_spack_installed_that_is_told_which_is_used(lock):
+    said = json.loads(lock.read_text())
+    others = sbom.built(said)
+    document = sbom.document({"release": "1.0-abcdef12"}, {}, others)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document)) is None
+    names = {one["name"] for one in others}
+    assert "python-venv" in names
+    assert names.isdisjoint({"cmake", "gmake", "glibc", "openssl", "py-numpy"}), "nothing to build"
+    for one in others:
+        spec = said["concrete_specs"][one["properties"][0]["value"]]
+        assert (one["name"], one["version"]) == (spec["name"], spec["version"])
 
 
 # -- what was changed afterwards ----------------------------------------------------------------

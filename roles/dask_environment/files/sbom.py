@@ -98,7 +98,7 @@ def installed(report: dict[str, Any]) -> dict[str, str]:
 
 
 def built(lock: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what Spack installed for use and not only to build; modules of Python say so selves."""
+    """Return what Spack installed for use, not only to build; Python packages say so themselves."""
     specs, here = lock["concrete_specs"], set()
     todo = [root["hash"] for root in lock["roots"]]
     while todo:
@@ -119,7 +119,7 @@ def built(lock: dict[str, Any]) -> list[dict[str, Any]]:
             "properties": [{"name": "spack:hash", "value": one}],
         }
         for one in here
-        if not specs[one]["name"].startswith("py-")
+        if not specs[one]["name"].startswith("py-") and "external" not in specs[one]
     ]
     return sorted(found, key=lambda known: (known["name"], known["bom-ref"]))
 
@@ -130,11 +130,12 @@ def document(
     """Return the whole document."""
     packages = {package.name: package for package in importlib.metadata.distributions()}
     name = f"dask-site-release/{said['release']}"
+    serial = uuid.uuid5(uuid.NAMESPACE_URL, name + json.dumps([hashes, others]))
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, name + json.dumps([hashes, others]))}",
+        "serialNumber": f"urn:uuid:{serial}",
         "version": 1,
         "metadata": {
             "component": {
