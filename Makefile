@@ -33,6 +33,8 @@ $(VENV)/.stamp: requirements/dev.txt pyproject.toml
 lock: ## resolve the locked dependencies again
 	uv pip compile -q --universal --generate-hashes --python-version 3.11 --group dev pyproject.toml \
 	  -o requirements/dev.txt --custom-compile-command "make lock" --upgrade
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 --group control pyproject.toml \
+	  -c requirements/dev.txt -o requirements/control.txt --custom-compile-command "make lock"
 	uv pip compile -q --universal --generate-hashes --python-version 3.11 pyproject.toml \
 	  roles/dask_environment/files/requirements.in -o roles/dask_environment/files/requirements.txt \
 	  --custom-compile-command "make lock" --upgrade
@@ -109,7 +111,11 @@ PYTHON_trixie   := 3.13
 GLIBC_bookworm  := 36
 GLIBC_trixie    := 41
 
-.PHONY: wheelhouse rollout acceptance
+.PHONY: bundle wheelhouse rollout acceptance
+bundle: $(VENV)/.stamp ## one file for a rollout without a network (SUITES; SPACK="--spack FILE ..."): dist/
+	@$(BIN)/python bundle/make.py dist --cache $(CACHE) $(SPACK) \
+	  $(foreach suite,$(SUITES),--target $(PYTHON_$(suite)):$(GLIBC_$(suite)))
+
 wheelhouse: $(VENV)/.stamp ## the locked wheels for the nodes, downloaded once (SUITE)
 	@$(BIN)/python roles/dask_environment/files/wheelhouse.py $(CACHE)/wheelhouse \
 	  --python $(PYTHON_$(SUITE)) --glibc $(GLIBC_$(SUITE))
