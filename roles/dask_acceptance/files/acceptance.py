@@ -39,6 +39,13 @@ class Trial:
         return cls(pool, int(gpus or 0))
 
 
+def of_the_site() -> list[Trial]:
+    """Return all pools of the site whose release this is."""
+    from dask_site import Site
+
+    return [Trial(name, pool.gpus) for name, pool in Site.find().pools.items()]
+
+
 def look_around() -> dict[str, Any]:
     """Tell where this runs; a task."""
     from distributed import get_worker
@@ -170,7 +177,9 @@ def junit(trials: list[Trial], site: str) -> ET.ElementTree:
 def main() -> int:
     """Try the pools; 1 when one does not work."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pools", nargs="+", metavar="POOL[:GPUS]", type=Trial.named)
+    parser.add_argument(
+        "pools", nargs="*", metavar="POOL[:GPUS]", type=Trial.named, help="all of the site if none"
+    )
     parser.add_argument("--timeout", type=float, default=300, help="seconds for a pool")
     parser.add_argument("--report", type=Path, help="write JUnit XML here")
     parser.add_argument("--site", default="site")
@@ -178,7 +187,7 @@ def main() -> int:
     arguments = parser.parse_args()
     check_release(arguments.release)
 
-    trials: list[Trial] = arguments.pools
+    trials: list[Trial] = arguments.pools or of_the_site()
     run(trials, arguments.timeout)
     print(table(trials))
     if arguments.report:
