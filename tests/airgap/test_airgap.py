@@ -71,12 +71,33 @@ def test_what_leads_out_is_refused_by_name(site):
 
 
 def test_spack_is_refused_where_the_bundle_has_none(site, login1):
+    if "spack.tar.gz" in login1.check_output("cat /root/bundle/bundle.json"):
+        pytest.skip("this one has it")
     before = login1.check_output("ls /opt/dask-site /opt/dask-site/releases")
     status, said = play(dask_site={**site, "environment": {"provider": "spack"}})
     assert status != 0
     assert "dask_environment_spack: https://github.com/spack/spack.git" in said
     assert set(re.findall(r"changed=(\d+)", said)) == {"0"}, said
     assert login1.check_output("ls /opt/dask-site /opt/dask-site/releases") == before
+
+
+def test_spack_comes_from_the_bundle(site, login1):
+    about = json.loads(login1.check_output("cat /root/bundle/bundle.json"))
+    if "spack.tar.gz" not in about["spack"]:
+        pytest.skip("the bundle has no Spack: see molecule/airgap/molecule.yml")
+    status, said = play(
+        dask_site={**site, "environment": {"provider": "spack"}},
+        dask_environment_spack_environment="core-x86_64_v3",
+        dask_environment_spack_cache_only=True,
+    )
+    assert status == 0, said
+    assert all(f"{pool} " in said for pool in site["pools"]), "a job in every pool"
+    manifest = json.loads(login1.check_output("cat /opt/dask-site/current/manifest.json"))
+    assert manifest["provider"] == "spack"
+    login1.check_output("cd /opt/dask-site/current && sha256sum --quiet -c SHA256SUMS")
+    made_of = json.loads(login1.check_output("cat /opt/dask-site/current/sbom.cdx.json"))
+    names = {one["name"].lower() for one in made_of["components"]}
+    assert {"dask", "distributed", "numpy", "python-venv"} <= names
 
 
 def test_a_bundle_that_was_changed_is_not_installed(login1):
