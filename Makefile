@@ -70,9 +70,7 @@ test-tools:
 	@tests/install-tools
 
 test: lint test-tools ## everything: lint, types, all tests, the rollout and real jobs on both Slurm versions
-	@echo "==> $$(date +%T) tests without containers"
-	env --default-signal pytest --durations=12
-	@$(MAKE) --no-print-directory molecule
+	@tests/run $(CACHE) $(TEST_CLUSTER) $(SUITES)
 
 test-quick: lint ## lint, types, and the quick tests that need no container
 	@echo "==> quick tests without containers"
