@@ -23,7 +23,8 @@ STDERR = pytest.StashKey[int]()
 def pytest_configure(config):
     # Later on it is captured, and what is captured is lost with the process.
     config.stash[STDERR] = os.dup(2)
-    config.pluginmanager.register(Again(config))
+    if not hasattr(config, "workerinput"):  # of several processes the one that tells
+        config.pluginmanager.register(Again(config))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,6 +8,9 @@ from test_scaling import SITE
 
 from nodes import ended, node, podman, until
 
+# They take the longest, waiting for Slurm to notice.
+pytestmark = pytest.mark.suite("trixie")
+
 WORK = (
     SITE
     + """

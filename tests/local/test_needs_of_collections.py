@@ -351,7 +351,11 @@ def test_both_of_two_needs_count(client, cluster):
     assert restrictions == {"pool:gpu": 1, "MEMORY": 300 * 2**20}
 
 
-@pytest.mark.parametrize("block", [pool("gpu"), needs(gpu=1), needs(pool="gpu")], ids=str)
+@pytest.mark.parametrize(
+    "block",
+    [pool("gpu"), needs(gpu=1), needs(pool="gpu")],
+    ids=["pool", "gpus", "pool that is needed"],
+)
 def test_actors_live_where_the_block_says(client, block):
     with block:
         actor = client.submit(Model, 2, actor=True, pure=False).result()
