@@ -210,7 +210,7 @@ if __name__ == "__main__":
     with Cluster(site, pools="cpu") as cluster, cluster.get_client() as client:
         others = client.map(sleepy, range(8), pure=False)
         tries = client.submit(slow_at_first, folder_for_notes(), pure=False).result()
-        until(lambda: any(job.verdict == "TIMEOUT" for job in cluster.jobs), 40)
+        until(lambda: any(job.verdict == "TIMEOUT" for job in cluster.jobs), 60)
         tell(tries=tries, others=len(client.gather(others)), events=happenings(cluster),
              verdicts=[job.verdict for job in cluster.jobs])
 """,
