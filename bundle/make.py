@@ -171,7 +171,7 @@ class Tar:
 
     def __init__(self, path: Path, top: str = "") -> None:
         self.path = path
-        self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._tar = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # until `end`
         self._top = top
         self.sums: dict[str, str] = {}
 

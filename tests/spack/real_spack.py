@@ -1,16 +1,15 @@
 """The real Spack, as tests use it."""
 
-import importlib.util
 import json
 import subprocess
 from pathlib import Path
 
+from programs import load
+
 SPACK = Path(__file__).parents[2] / "spack"
 NAMES = ("DASK_SITE_SPACK", "DASK_SITE_SPACK_PACKAGES")
 
-_spec = importlib.util.spec_from_file_location("lock", SPACK / "lock.py")
-lock = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(lock)
+lock = load(SPACK / "lock.py")
 
 
 class Spack:

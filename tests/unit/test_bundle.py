@@ -5,26 +5,18 @@ import json
 import subprocess
 import sys
 import tarfile
-import types
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 import pytest
 
+from programs import load
+
 ROOT = Path(__file__).parents[2]
 
 
-def script(path):
-    """Load a program that is no module of the package."""
-    module = types.ModuleType(path.stem)
-    module.__file__ = str(path)
-    sys.modules[path.stem] = module
-    exec(compile(path.read_text(), path, "exec"), vars(module))
-    return module
-
-
-make = script(ROOT / "bundle" / "make.py")
-outside = script(ROOT / "roles" / "dask_site" / "files" / "outside.py")
+make = load(ROOT / "bundle" / "make.py")
+outside = load(ROOT / "roles" / "dask_site" / "files" / "outside.py")
 
 
 # -- what goes into them ------------------------------------------------------------------------

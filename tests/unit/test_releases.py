@@ -1,7 +1,6 @@
 """A release: sealed the same from the same parts, described, looked after, and pruned."""
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import shutil
@@ -14,21 +13,16 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from programs import load
+
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "roles" / "dask_environment" / "files"
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-def script(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-in_use, prune, sbom, seal = (script(FILES / f"{n}.py") for n in ("in_use", "prune", "sbom", "seal"))
+in_use, prune, sbom, seal = (load(FILES / f"{n}.py") for n in ("in_use", "prune", "sbom", "seal"))
 drift_node, drift_report = (
-    script(ROOT / "playbooks" / "files" / f"drift_{name}.py") for name in ("node", "report")
+    load(ROOT / "playbooks" / "files" / f"drift_{name}.py") for name in ("node", "report")
 )
 
 

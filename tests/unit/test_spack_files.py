@@ -1,7 +1,6 @@
 """The folder `spack`, without Spack: its files, its recipes, and its locks against both."""
 
 import ast
-import importlib.util
 import json
 import re
 import shutil
@@ -16,6 +15,8 @@ from packaging.utils import canonicalize_name
 from ruamel.yaml.constructor import DuplicateKeyError
 from spack_files import ENVIRONMENT_FILE, PART_FILE, is_spec
 
+from programs import load
+
 ROOT = Path(__file__).parents[2]
 SPACK = ROOT / "spack"
 ENVIRONMENTS = sorted(path.parent.name for path in SPACK.glob("environments/*/spack.yaml"))
@@ -26,9 +27,7 @@ PARTS = sorted(
 )
 RECIPES = sorted(SPACK.glob("spack_repo/*/packages/*/package.py"))
 
-_spec = importlib.util.spec_from_file_location("lock", SPACK / "lock.py")
-lock = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(lock)
+lock = load(SPACK / "lock.py")
 
 formats = jsonschema.FormatChecker(formats=())
 formats.checks("spec")(is_spec)

@@ -1,6 +1,5 @@
 """The provider `spack` without Spack, with another one or half of it; what it says of failures."""
 
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,8 @@ import archspec.cpu
 import pytest
 import yaml
 
+from programs import load
+
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "roles" / "dask_environment" / "files"
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
@@ -20,15 +21,8 @@ SAID = Path(__file__).with_name("spack_said")
 needs_ansible = pytest.mark.skipif(not PLAYBOOK.exists(), reason="ansible is not installed")
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, FILES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-spack_check = load("spack_check")
-spack_build = load("spack_build")
+spack_check = load(FILES / "spack_check.py")
+spack_build = load(FILES / "spack_build.py")
 
 
 # --- the role ----------------------------------------------------------------------------------

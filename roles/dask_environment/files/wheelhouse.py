@@ -102,7 +102,7 @@ def main() -> int:
     if stamp.exists() and stamp.read_text() == wanted:
         print(f"==> wheelhouse: {what}, complete")
         return 0
-    print(f"==> wheelhouse: downloading {what} (once, about 300 MB)", flush=True)
+    print(f"==> wheelhouse: downloading {what} (once)", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
     try:
