@@ -2,8 +2,12 @@
 
 import base64
 import json
+import shlex
 
-from nodes import ROOT
+import pytest
+
+from nodes import ROOT, ended, node, until, variables
+from ondemand import App, needs_ruby
 
 KERNEL = ROOT / "integrations" / "jupyter" / "dask-site" / "kernel.json"
 ASKED = """
@@ -42,3 +46,19 @@ def test_a_notebook_has_a_kernel_with_a_cluster(as_user, python, login1):
     release, node_name = json.loads(text or "[0, 0]")
     current = login1.check_output("basename $(readlink /opt/dask-site/current)")
     assert (release, node_name in {"c1", "c2"}) == (current, True), (facts, result.stderr)
+
+
+@needs_ruby
+@pytest.mark.parametrize("pool", ["cpu", "highmem", "gpu"])
+def test_open_ondemand_asks_the_queue_for_the_share_of_a_worker(pool, as_user, tmp_path):
+    told = App(tmp_path, variables()["site"]).render(pool=pool, bc_num_hours=1)
+    script = json.loads(told.stdout)["submit"]["script"]
+    asked = ["sbatch", "--parsable", "--time=5", "-p", script["queue_name"], *script["native"]]
+    asked += ["--output=ondemand.out", "--wrap=nproc; echo $SLURM_MEM_PER_NODE $SLURM_GPUS_ON_NODE"]
+    job = as_user("carol", shlex.join(asked)).stdout.strip()
+    assert until(lambda: ended(job) == ["COMPLETED"], 90), (ended(job), asked)
+    said = node("login1").check_output("cat /home/carol/ondemand.out").split()
+    site = variables()["site"]["pools"][pool]
+    share = site.get("processes", 1)
+    memory = int(site["memory"].removesuffix("GiB")) * 1024 // share
+    assert said[1:] == [str(memory), *([str(site["gpus"] // share)] if "gpus" in site else [])]

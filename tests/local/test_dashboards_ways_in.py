@@ -62,7 +62,7 @@ site = Site.from_mapping({
 asyncio.run(serve(site, Places.of_site(site, Path(run))))
 """
 HUB = """
-import sys
+load_subconfig("{ours}")
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.password = "of a test"
 c.Authenticator.allow_all = True
@@ -70,21 +70,26 @@ c.JupyterHub.bind_url = "http://127.0.0.1:{hub}"
 c.JupyterHub.hub_port = {inner}
 c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{api}"
 c.ConfigurableHTTPProxy.command = ["{proxy}"]
-c.JupyterHub.services = [{{
-    "name": "dask",
-    "url": "http://127.0.0.1:{service}",
-    "command": [sys.executable, "-m", "dask_site.dashboards.hub"],
-    "environment": {{
-        "DASK_SITE_DASHBOARDS": "https://localhost:{door}",
-        "DASK_SITE_PORTAL_SECRET": "{secret}",
-        "DASK_SITE_PORTAL_HEADER": "X-Dask-Portal-User",
-        "SSL_CERT_FILE": "{certificate}",
-        "PYTHONPATH": "{source}",
-    }},
-    "oauth_no_confirm": True,
-}}]
-c.JupyterHub.load_roles = [{{"name": "user", "scopes": ["self", "access:services!service=dask"]}}]
 """
+OURS = Path(__file__).parents[2] / "integrations" / "jupyterhub" / "dask_site_config.py"
+
+
+def ours(service, door, secret, certificate):
+    """Return the file of this project, for addresses of a test."""
+    text = OURS.read_text()
+    source = Path(__file__).parents[2] / "src"
+    more = {"SSL_CERT_FILE": certificate, "PYTHONPATH": source}
+    more["DASK_SITE_PORTAL_HEADER"] = "X-Dask-Portal-User"
+    added = "".join(f'"{name}": "{value}", ' for name, value in more.items())
+    for old, new in {
+        "https://dask.example.org": f"https://localhost:{door}",
+        "/etc/jupyterhub/dask-portal": str(secret),
+        "127.0.0.1:10181": f"127.0.0.1:{service}",
+        '"environment": {': '"environment": {' + added,
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    return text
 
 
 def free_ports(count):
@@ -375,16 +380,11 @@ def front(files, door, port):
 def test_jupyterhub_leads_its_users_there(broker, files, tmp_path):
     hub, inner, api, service, door = free_ports(5)
     state = broker[1]
+    (tmp_path / "ours.py").write_text(
+        ours(service, door, state / "secret" / "portal", files / "tls.pem")
+    )
     configuration = HUB.format(
-        hub=hub,
-        inner=inner,
-        api=api,
-        service=service,
-        door=door,
-        proxy=PROXY,
-        secret=state / "secret" / "portal",
-        certificate=files / "tls.pem",
-        source=Path(__file__).parents[2] / "src",
+        ours=tmp_path / "ours.py", hub=hub, inner=inner, api=api, proxy=PROXY
     )
     (tmp_path / "config.py").write_text(configuration)
     log = (tmp_path / "log").open("wb")

@@ -1,22 +1,8 @@
 """A service of JupyterHub that leads its users to their dashboards, logged in as themselves.
 
-In ``jupyterhub_config.py``, where dask-site is installed beside JupyterHub:
-
->>> c.JupyterHub.services = [  # doctest: +SKIP
-...     {
-...         "name": "dask",
-...         "url": "http://127.0.0.1:10181",
-...         "command": [sys.executable, "-m", "dask_site.dashboards.hub"],
-...         "environment": {
-...             "DASK_SITE_DASHBOARDS": "https://dask.example.org",
-...             "DASK_SITE_PORTAL_SECRET": "/etc/jupyterhub/dask-portal",
-...         },
-...         "oauth_no_confirm": True,
-...     }
-... ]
-
-The hub says who somebody is; the site's broker makes a link of that, once and for a minute. Names
-of users have to be the same for the hub and on the login nodes.
+``integrations/jupyterhub`` has the lines for its configuration. The hub says who somebody is; the
+site's broker makes a link of that, once and for a minute. Names of users have to be the same for
+the hub and on the login nodes.
 """
 
 from __future__ import annotations
