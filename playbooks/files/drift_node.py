@@ -16,6 +16,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from pathlib import Path
 # What the seal of a release does not cover, and what may be in its configuration
 BESIDE = {"SHA256SUMS", "TREE", "manifest.json"}
 CONFIGURATION = {"etc", "etc/dask", "etc/dask/site.yaml", "etc/dask/jobqueue.yaml"}
+# What a service reads when it starts or is told to reload, beside its unit
+READ = {"dask-proxy.service": ("/etc/dask-proxy/nginx.conf", "/etc/dask-proxy/headers.js")}
 Found = tuple[Path, str]
 
 
@@ -186,6 +189,24 @@ def service(unit: str, names_release: bool, current: str) -> Iterator[Found]:
         yield Path(told.get("FragmentPath", "")), f"another unit in the place of {file}"
     if names_release:
         yield from releases_of(file, told.get("MainPID", "0"), current)
+    if unit.endswith(".service"):
+        yield from unread(file, told)
+
+
+def unread(file: Path, told: dict[str, str]) -> Iterator[Found]:
+    """Yield what was written after a service last started or reloaded."""
+    # Of the clock that systemd's is, so that one that was set meanwhile does no harm.
+    changed = int(told.get("StateChangeTimestampMonotonic") or 0) / 1e6
+    if told.get("ActiveState") != "active" or not changed:
+        return
+    read = time.time() - (time.monotonic() - changed)
+    for path in (file, *map(Path, READ.get(file.name, ()))):
+        try:
+            written = path.stat().st_mtime
+        except OSError:
+            continue
+        if written > read + 1:
+            yield path, f"written after {file.name} read it: it runs with what stood there before"
 
 
 def releases_of(file: Path, pid: str, current: str) -> Iterator[Found]:
