@@ -1,81 +1,63 @@
 """The life of a site after its first rollout, on a cluster of its own."""
 
-import os
-import re
-import shutil
-import subprocess
-import sys
-
 import pytest
 
-from nodes import ROOT, _rolled_out, as_user, encoded, login1, until
+from life import (
+    STARTED,
+    TOP,
+    WORKING,
+    current,
+    in_background_for_good,
+    newer,
+    play,
+    released,
+    working,
+)
+from nodes import _rolled_out, as_user, login1, node, until
 
-MIGRATION = '''"""One column more."""
-
-import sqlalchemy as sa
-from alembic import op
-
-revision = "0004"
-down_revision = "0003"
-branch_labels = None
-depends_on = None
-
-
-def upgrade() -> None:
-    """Make it."""
-    op.add_column("clusters", sa.Column("later", sa.Text, nullable=True))
-
-
-def downgrade() -> None:
-    """Drop it."""
-    op.drop_column("clusters", "later")
-'''
+# What comes of what; each file alone makes what it needs of the ones before.
+ORDER = ("upgrade", "rollback", "tags", "drift", "prune", "uninstall")
 
 
-@pytest.fixture(scope="module")
-def in_background_for_good(as_user, login1):
-    """Start a script of a user that outlives the test; return its node and process."""
-    started = []
-
-    def start(user, code):
-        as_user(user, f"echo {encoded(code)} | base64 -d > background.py; rm -f seen")
-        command = "module load dask-site && exec setsid python background.py > background.log 2>&1"
-        pid = as_user(user, f"({command}) < /dev/null > /dev/null 2>&1 & echo $!").stdout.strip()
-        started.append(pid)
-        log = f"/home/{user}/background.log"
-        assert until(lambda: login1.run(f"grep FACTS {log}").rc == 0, 120), log
-        return "login1", pid
-
-    yield start
-    for pid in started:
-        login1.run(f"kill -KILL -- -{pid} 2>/dev/null; kill -KILL {pid}")
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: ORDER.index(item.path.stem.removeprefix("test_")))
 
 
 @pytest.fixture(scope="session")
-def newer(tmp_path_factory):
-    """The wheel of a release after this one, which keeps the history in another form."""
-    copy = tmp_path_factory.mktemp("newer")
-    for name in ("src", "pyproject.toml", "README.md", "LICENSE"):
-        source = ROOT / name
-        ignore = shutil.ignore_patterns("__pycache__")
-        if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=ignore)
-        else:
-            shutil.copy(source, copy / name)
-    package = copy / "src" / "dask_site"
-    _replace(package / "__init__.py", r'__version__ = ".*"', '__version__ = "99.0"')
-    _replace(package / "history" / "migrations" / "__init__.py", 'HEAD = "0003"', 'HEAD = "0004"')
-    versions = package / "history" / "migrations" / "versions"
-    (versions / "v0004_later.py").write_text(MIGRATION)
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "dist"]
-    subprocess.run(
-        command, cwd=copy, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": "1580601600"}
-    )
-    (wheel,) = (copy / "dist").glob("*.whl")
-    return wheel
+def before():
+    """The release of the first rollout."""
+    return min(released())
 
 
-def _replace(path, old, new):
-    text, number = re.subn(old, new, path.read_text())
-    assert number == 1, f"{path} has no {old}"
-    path.write_text(text)
+@pytest.fixture(scope="session")
+def upgraded(before, newer):
+    """Two releases: users have the newer, unless somebody has gone back since. Returns its name."""
+    if not node("login1").file(f"{TOP}/previous").is_symlink:
+        status, said = play("playbooks/upgrade.yml", dask_environment_wheel=newer)
+        assert status == 0, said
+    return max(released())
+
+
+@pytest.fixture
+def given_back(before, upgraded):
+    """Users have the first release, and there is a newer one."""
+    if current() != before:
+        status, said = play("playbooks/rollback.yml", dask_release=before)
+        assert status == 0, said
+
+
+@pytest.fixture(scope="session")
+def alices(in_background_for_good):
+    """A cluster of alice that computes all the time: its node and process."""
+    return in_background_for_good("alice", STARTED)
+
+
+@pytest.fixture(scope="session")
+def twenty_jobs(login1):
+    """Twenty jobs of alice, all running, of the release that users have by now."""
+    login1.check_output(f"cat > /home/alice/works.sh <<'E'\n{WORKING}E")
+    login1.check_output("runuser -l alice -c 'sbatch --partition=standard works.sh'")
+    assert until(lambda: len(working()) == 20, 120)
+    assert until(lambda: login1.run("grep -L . /home/alice/works-*.out").stdout == "", 120)
+    yield current()
+    login1.run("scancel --name works; rm -f /home/alice/works*")

@@ -1,0 +1,54 @@
+"""A site description that changes, and each tag alone."""
+
+import json
+import re
+
+import pytest
+
+from life import LOGIN, play
+from nodes import ROOT, node, variables
+
+# Each of these is a whole rollout, and other work may hold the machine.
+pytestmark = pytest.mark.timeout(1800)
+TAGS = ("dask_environment", "dask_pools", "dask_history", "dask_dashboards", "dask_acceptance")
+
+
+@pytest.fixture
+def edited(given_back):
+    """The variables of a site that has got one more pool; the site is put back afterwards."""
+    site = json.loads(json.dumps(variables()["site"]))
+    site["pools"]["evening"] = {**site["pools"]["cpu"], "description": "added later"}
+    yield "-e", json.dumps({"dask_site": site})
+    status, said = play("site.yml", "--tags", "dask_pools")
+    assert status == 0, said
+
+
+def changed(said):
+    return {int(number) for number in re.findall(r"changed=(\d+)", said)}
+
+
+def started():
+    units = ("dask-history", "dask-dashboards")
+    asked = "systemctl show --value -p ExecMainStartTimestampMonotonic "
+    return [node(host).check_output(asked + unit) for host in LOGIN for unit in units]
+
+
+def test_each_tag_leaves_what_a_whole_rollout_leaves(edited):
+    began = started()
+    for tag in ("dask_history", "dask_dashboards"):
+        status, said = play("site.yml", "--tags", tag, *edited)
+        assert status != 0 and "--tags dask_pools, which brings it to users and services" in said
+    assert started() == began, "nothing was touched"
+    status, said = play("site.yml", "--tags", "dask_pools", *edited)
+    assert status == 0 and changed(said) != {0}, said
+    assert not set(started()) & set(began), "the services read it too"
+    told = node("login1").check_output(
+        "runuser -l alice -c 'module load dask-site && dask-site pools --json'"
+    )
+    assert "evening" in json.loads(told)
+    for tags in (*(("--tags", tag) for tag in TAGS), ()):
+        status, said = play("site.yml", *tags, *edited)
+        assert status == 0 and changed(said) == {0}, (tags, said)
+    status, said = play("playbooks/drift.yml", *edited)
+    assert status == 0, said
+    assert json.loads((ROOT / "out" / "drift.json").read_text())["differences"] == []

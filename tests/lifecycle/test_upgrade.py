@@ -1,0 +1,92 @@
+"""A release after the first: tried before users have it, with the history, under running jobs."""
+
+import re
+import shlex
+
+import pytest
+
+from life import (
+    STATE,
+    TOP,
+    UNITS,
+    clusters,
+    current,
+    outage,
+    play,
+    seen,
+    services_are_of,
+    untouched,
+    version,
+    working,
+    writer,
+)
+from nodes import node, until
+
+# A release is built, and other work may hold the machine.
+pytestmark = pytest.mark.timeout(1800)
+HISTORY = f"{UNITS}/dask-history.service"
+
+
+def test_what_fails_its_acceptance_reaches_nobody(before, newer):
+    status, said = play("site.yml", dask_environment_wheel=newer, dask_acceptance_timeout=1)
+    assert status != 0
+    assert "pools that do not work" in said
+    assert current() == before and services_are_of(before) and version() == "0003"
+    staged = node("login1").check_output(f"ls {TOP}/releases").split()
+    assert len(staged) == 2, "it is built, beside what users have"
+
+
+def test_tags_alone_do_not_let_a_release_out_that_was_not_accepted(before, newer):
+    status, said = play("site.yml", "--tags", "dask_history", dask_environment_wheel=newer)
+    assert status != 0 and "was not accepted in this run" in said
+    status, said = play("site.yml", "--tags", "dask_environment", dask_environment_wheel=newer)
+    assert status == 0 and "Users keep what they have" in said
+    status, said = play("site.yml", "--tags", "dask_pools", dask_environment_wheel=newer)
+    assert status == 0 and "Users keep what they have" in said
+    assert current() == before and services_are_of(before)
+
+
+def test_a_service_that_does_not_come_up_is_put_back(before, newer):
+    broken = f"{UNITS}/dask-history.service.d"
+    only = f"ExecStartPre=/bin/sh -c '! grep -q \"Release 99\" {HISTORY}'"
+    node("login2").check_output(f"mkdir {broken}")
+    node("login2").check_output(f"printf '[Service]\\n%s\\n' {shlex.quote(only)} > {broken}/x.conf")
+    try:
+        status, said = play("site.yml", dask_environment_wheel=newer)
+    finally:
+        node("login2").check_output(f"rm -r {broken} && systemctl daemon-reload")
+    assert status != 0
+    assert "login2: Start the service" in said
+    assert f"Users keep what they have, release {before}" in said
+    assert current() == before
+    assert until(lambda: services_are_of(before), 60), "both hosts"
+    assert until(lambda: version() == "0003", 60), "and the store is in its form again"
+    copies = node("login1").check_output(f"ls {STATE}/backups")
+    assert "-0003-before-99.0-" in copies and "-0004-before-0" in copies
+
+
+def test_an_upgrade_keeps_the_history_and_leaves_running_jobs_alone(
+    before, newer, alices, twenty_jobs, capsys
+):
+    jobs, known = working(), clusters()
+    with outage(writer()) as away:
+        status, said = play("playbooks/upgrade.yml", dask_environment_wheel=newer)
+    assert status == 0, said
+    with capsys.disabled():
+        print(f"\nupgrade: the history was away for {away.seconds:.1f} s")  # noqa: T201
+    assert f"users have {before}" in said
+    assert current().startswith("99.0-") and services_are_of(current())
+    assert version() == "0004"
+    copies = node("login1").check_output(f"ls {STATE}/backups").split()
+    assert any(f"-0003-before-{current()}.db" in copy for copy in copies)
+    done = seen()
+    assert until(lambda: seen() > done + 2, 60)
+    assert set(node("login1").check_output("cat /home/alice/seen").split()) == {before}
+    assert until(lambda: all(clusters().get(one, -1) >= n for one, n in known.items()), 60)
+    assert until(lambda: max(clusters().values()) >= done, 60), "what was done meanwhile is there"
+    untouched(jobs, before)
+
+
+def test_a_second_upgrade_changes_nothing(newer, upgraded):
+    status, said = play("playbooks/upgrade.yml", dask_environment_wheel=newer)
+    assert status == 0 and set(re.findall(r"changed=(\d+)", said)) == {"0"}, said
