@@ -1,7 +1,7 @@
 """Dashboards of Dask for users of a JupyterHub, logged in as themselves at /services/dask/.
 
-dask-site is installed beside JupyterHub, and names of users are the same for both. In
-jupyterhub_config.py:
+dask-site is installed beside JupyterHub, and names of users are the same for both. As the last
+line of jupyterhub_config.py, since it adds to what stands there:
 
     load_subconfig("/etc/jupyterhub/dask_site_config.py")
 """
@@ -21,8 +21,14 @@ c.JupyterHub.services.append(
         "environment": {
             "DASK_SITE_DASHBOARDS": DASHBOARDS,
             "DASK_SITE_PORTAL_SECRET": SECRET,
+            # "DASK_SITE_PORTAL_HEADER": portal.header of the site file, where that names another
         },
         "oauth_no_confirm": True,
     }
 )
-c.JupyterHub.load_roles.append({"name": "user", "scopes": ["self", "access:services!service=dask"]})
+_roles = c.JupyterHub.load_roles
+_users = [role for role in _roles if role["name"] == "user"] if isinstance(_roles, list) else []
+if not _users:
+    _users = [{"name": "user", "scopes": ["self"]}]
+    _roles.extend(_users)
+_users[0]["scopes"].append("access:services!service=dask")

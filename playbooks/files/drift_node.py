@@ -7,6 +7,7 @@ null where another node looks after it), ``deep`` (whether to read every file of
 """
 # ruff: noqa: T201
 
+import contextlib
 import hashlib
 import json
 import os
@@ -173,7 +174,7 @@ def published(root: Path, modules: Path | None) -> Iterator[Found]:
 
 def service(unit: str, names_release: bool, current: str) -> Iterator[Found]:
     """Yield in what a unit is not as a rollout leaves it."""
-    shown = run("systemctl", "show", unit)
+    shown = run("env", "TZ=UTC", "LC_ALL=C", "systemctl", "show", unit)
     told = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     file = Path("/etc/systemd/system", unit)
     if told.get("LoadState") != "loaded":
@@ -195,11 +196,16 @@ def service(unit: str, names_release: bool, current: str) -> Iterator[Found]:
 
 def unread(file: Path, told: dict[str, str]) -> Iterator[Found]:
     """Yield what was written after a service last started or reloaded."""
-    # Of the clock that systemd's is, so that one that was set meanwhile does no harm.
+    if told.get("ReloadResult", "success") != "success":
+        yield file, f"its last reload ended with {told['ReloadResult']}: it runs with what it had"
     changed = int(told.get("StateChangeTimestampMonotonic") or 0) / 1e6
     if told.get("ActiveState") != "active" or not changed:
         return
+    # By both clocks, as the wall's may have been set meanwhile, forth or back.
     read = time.time() - (time.monotonic() - changed)
+    with contextlib.suppress(ValueError):
+        told_at = datetime.strptime(told["StateChangeTimestamp"], "%a %Y-%m-%d %H:%M:%S UTC")
+        read = max(read, told_at.replace(tzinfo=UTC).timestamp())
     for path in (file, *map(Path, READ.get(file.name, ()))):
         try:
             written = path.stat().st_mtime

@@ -62,7 +62,6 @@ site = Site.from_mapping({
 asyncio.run(serve(site, Places.of_site(site, Path(run))))
 """
 HUB = """
-load_subconfig("{ours}")
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.password = "of a test"
 c.Authenticator.allow_all = True
@@ -70,6 +69,8 @@ c.JupyterHub.bind_url = "http://127.0.0.1:{hub}"
 c.JupyterHub.hub_port = {inner}
 c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{api}"
 c.ConfigurableHTTPProxy.command = ["{proxy}"]
+c.JupyterHub.load_roles = [{{"name": "user", "scopes": ["self", "list:services"]}}]
+load_subconfig("{ours}")
 """
 OURS = Path(__file__).parents[2] / "integrations" / "jupyterhub" / "dask_site_config.py"
 

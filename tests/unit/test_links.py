@@ -1,5 +1,6 @@
 """What users load, moved from one release to another."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,23 @@ def test_what_an_interrupted_run_left_is_no_obstacle(site):
     linked(site, "1.0-a")
     (site[0] / ".current.new").symlink_to("nowhere")
     assert linked(site, "2.0-b")[0] == "releases/2.0-b"
+
+
+def test_a_strict_umask_shuts_nobody_out(site):
+    before = os.umask(0o077)
+    try:
+        linked(site, "1.0-a")
+    finally:
+        os.umask(before)
+    assert {folder.stat().st_mode & 0o777 for folder in (site[1], site[1].parent)} == {0o755}
+
+
+def test_a_folder_that_others_may_write_to_is_told_and_mended(site, capsys):
+    linked(site, "1.0-a")
+    site[1].chmod(0o777)
+    capsys.readouterr()
+    linked(site, "1.0-a", check=True)
+    assert capsys.readouterr().out == f"{site[1]}: mode 0755\n"
+    assert site[1].stat().st_mode & 0o777 == 0o777
+    linked(site, "1.0-a")
+    assert site[1].stat().st_mode & 0o777 == 0o755

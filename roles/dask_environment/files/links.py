@@ -7,8 +7,11 @@ what it changed.
 # ruff: noqa: T201
 
 import os
+import stat
 import sys
 from pathlib import Path
+
+MODE = 0o755
 
 
 def leads_to(link: Path) -> str:
@@ -44,8 +47,13 @@ def main(root: Path, modules: Path, release: str, check: bool) -> None:
         wanted[root / "previous"] = current
     wanted |= {modules / "default": file, root / "current": f"releases/{release}"}
     changes = {link: to for link, to in wanted.items() if leads_to(link) != to}
+    os.umask(0o022)  # a stricter one would shut out users
     if not check:
-        modules.mkdir(mode=0o755, parents=True, exist_ok=True)
+        modules.mkdir(parents=True, exist_ok=True)
+    if modules.exists() and stat.S_IMODE(modules.stat().st_mode) != MODE:
+        if not check:
+            modules.chmod(MODE)
+        print(f"{modules}: mode {MODE:04o}")
     for link, to in changes.items():
         if not check:
             lead(link, to)
