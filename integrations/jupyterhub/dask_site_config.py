@@ -1,7 +1,7 @@
 """Dashboards of Dask for users of a JupyterHub, logged in as themselves at /services/dask/.
 
 dask-site is installed beside JupyterHub, and names of users are the same for both. As the last
-line of jupyterhub_config.py, since it adds to what stands there:
+line of jupyterhub_config.py, which would lose it where services are set later:
 
     load_subconfig("/etc/jupyterhub/dask_site_config.py")
 """
@@ -26,9 +26,5 @@ c.JupyterHub.services.append(
         "oauth_no_confirm": True,
     }
 )
-_roles = c.JupyterHub.load_roles
-_users = [role for role in _roles if role["name"] == "user"] if isinstance(_roles, list) else []
-if not _users:
-    _users = [{"name": "user", "scopes": ["self"]}]
-    _roles.extend(_users)
-_users[0]["scopes"].append("access:services!service=dask")
+# A hub that has a role "user" of its own takes this scope there, and not this line.
+c.JupyterHub.load_roles.append({"name": "user", "scopes": ["self", "access:services!service=dask"]})

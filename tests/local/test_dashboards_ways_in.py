@@ -69,7 +69,7 @@ c.JupyterHub.bind_url = "http://127.0.0.1:{hub}"
 c.JupyterHub.hub_port = {inner}
 c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{api}"
 c.ConfigurableHTTPProxy.command = ["{proxy}"]
-c.JupyterHub.load_roles = [{{"name": "user", "scopes": ["self", "list:services"]}}]
+c.JupyterHub.services = [{{"name": "another", "api_token": "of a test, and long enough"}}]
 load_subconfig("{ours}")
 """
 OURS = Path(__file__).parents[2] / "integrations" / "jupyterhub" / "dask_site_config.py"
