@@ -12,7 +12,7 @@ DASHBOARDS = "https://dask.example.org"  # dashboards.domain of the site file
 # A file with what the broker has in secret/portal of dashboards.state.
 SECRET = "/etc/jupyterhub/dask-portal"  # noqa: S105
 
-c = get_config()  # noqa: F821
+c = get_config()  # noqa: F821  # of JupyterHub
 c.JupyterHub.services.append(
     {
         "name": "dask",

@@ -167,6 +167,19 @@ def test_the_form_offers_the_pools_of_the_site(ondemand):
 
 
 @needs_ruby
+@pytest.mark.parametrize(
+    ("memory", "asked"),
+    [("1536MiB", 1536), ("256GB", 244140), ("2TiB", 2097152), ("1000000001B", 953)],
+)
+def test_memory_is_asked_for_in_whatever_unit_the_site_has_it(tmp_path, memory, asked):
+    pool = {"cores": 1, "memory": memory}
+    app = App(tmp_path, {**SITE, "escalate": [], "pools": {"cpu": pool}})
+    done = app.render(pool="cpu", bc_num_hours=1)
+    assert done.returncode == 0, done.stderr
+    assert f"--mem={asked}M" in json.loads(done.stdout)["submit"]["script"]["native"]
+
+
+@needs_ruby
 @pytest.mark.parametrize("pool", ["tape", "cpu'; touch x; '", "cpu\n  - --uid=0"])
 def test_a_pool_that_is_none_is_refused(ondemand, pool):
     done = ondemand.render(pool=pool, bc_num_hours=1)
