@@ -162,6 +162,25 @@ def test_a_tarball_of_another_commit_is_told(centre, repository):
     assert not list(centre.root.glob("spack/*/README")), "nothing of it was unpacked"
 
 
+@pytest.mark.slow
+@needs_ansible
+def test_without_a_way_out_every_address_outside_is_told(centre):
+    local = {
+        "dask_site_offline": True,
+        "dask_environment_spack": "/nowhere",
+        "dask_environment_spack_packages": "https://git/packages.git",
+    }
+    status, said = centre.build(**local, dask_environment_spack_cache="https://cache.example.org")
+    assert status != 0 and "Nothing was changed" in said
+    assert "dask_environment_spack_cache: https://cache.example.org" in said
+    assert "nobody asks those).spack-public.url: https://mirror.spack.io" in said
+    assert "dask_environment_spack: " not in said and "https://git/" not in said
+    assert not centre.root.exists()
+    cache = {"dask_environment_spack_cache": "file:///c", "dask_environment_spack_cache_only": True}
+    status, said = centre.build(**local, **cache)
+    assert status != 0 and "lead outside" not in said and "/nowhere on localhost is no" in said
+
+
 def test_a_release_is_named_by_its_lock_and_its_wheel(tmp_path):
     wheel = tmp_path / "dask_site-1.0-py3-none-any.whl"
     names = set()
