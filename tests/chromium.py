@@ -18,11 +18,15 @@ _MOST_MESSAGE = 1 << 28
 
 
 @contextmanager
-def chromium(*more):
-    """Run Chromium with arguments beside the usual ones; give the port that it listens to."""
+def chromium(*more, before=()):
+    """Run Chromium with arguments beside the usual ones; give the port that it listens to.
+
+    What is `before` runs it, as with env.
+    """
     profile = Path(tempfile.mkdtemp())
     process = subprocess.Popen(
         [
+            *before,
             CHROMIUM,
             *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
             *("--disable-background-networking", "--disable-component-update", "--disable-sync"),

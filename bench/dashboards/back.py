@@ -2,9 +2,11 @@
 
 On the machine that holds the containerised cluster, with Chromium: alice has a cluster on a login
 node and one in a job, and a page of each open. The proxy is loaded anew, proxy and broker are
-killed, and in the end the login node is started again. Prints JSON: seconds from before that until
-the command is done, until the proxy answers and until each page has a WebSocket again, nobody
-having touched it; and how often the browser complained meanwhile, at first of what.
+killed, and in the end the login node is started again: with the site's names leading to it alone,
+and, ten seconds after it was stopped, with names that lead to both login nodes. Prints JSON:
+seconds from before that until the command is done, until the proxy answers and until each page has
+a WebSocket for good again, nobody having touched it, 0 where it never lost one; and how often the
+browser complained meanwhile.
 
     python bench/dashboards/back.py --ssh-config FILE --container dask-site-bookworm-login1
 """
@@ -17,7 +19,9 @@ import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -82,23 +86,35 @@ def answers(address, port):
     return True
 
 
+async def back(tab, began, quiet):
+    """Return after how many seconds a page was live for good; `quiet` tells when to look no more.
+
+    One that is not live once all is quiet has as long as it takes.
+    """
+    gone = began
+    while not quiet.is_set() or time.monotonic() - gone < 1:
+        if not await tab.live():
+            gone = time.monotonic()
+        if gone - began > 120:
+            await live(tab, 0)
+        await asyncio.sleep(0.1)
+    return round(gone - began, 1)
+
+
 async def away(tabs, what, address, port):
-    """Do what ends things; return for each page the seconds that it was away, at most."""
+    """Do what ends things; return for each page the seconds until it was live again for good."""
     before = [len(one.said) for one in tabs.values()]
-    began = time.monotonic()
+    began, quiet = time.monotonic(), asyncio.Event()
+    looks = {name: asyncio.create_task(back(one, began, quiet)) for name, one in tabs.items()}
     await asyncio.to_thread(what)
     done = time.monotonic()
-    await asyncio.sleep(0.3)  # pages hear of it
-    while not answers(address, port):
+    await asyncio.sleep(0.3)
+    while not await asyncio.to_thread(answers, address, port):
         await asyncio.sleep(0.05)
     answered = time.monotonic() - began
-    found = {}
-    for name, one in tabs.items():
-        await live(one)
-        found[name] = round(time.monotonic() - began, 1)
     await asyncio.sleep(3)
-    for one in tabs.values():  # and stay
-        await live(one)
+    quiet.set()
+    found = {name: await look for name, look in looks.items()}
     said = [s for one, n in zip(tabs.values(), before, strict=True) for s in one.said[n:]]
     times = {"command": round(done - began, 1), "proxy": round(answered, 1), **found}
     return {"seconds": times, "said": len(said)}
@@ -116,6 +132,9 @@ class Node:
 
     def alice(self, command):
         return self.root(f"runuser -l alice -c {shlex.quote('module load dask-site; ' + command)}")
+
+    def link(self):
+        return json.loads(self.alice("dask-site dashboards --json"))["login"]
 
     async def clusters(self):
         """Start alice's clusters; return the addresses of their dashboards."""
@@ -136,24 +155,47 @@ class Node:
         return urls
 
 
-def browser(host, address):
-    """Run Chromium, for which a site's names lead to an address."""
-    rules = f"MAP *.{host} {address}, MAP {host} {address}"
-    return chromium("--ignore-certificate-errors", f"--host-resolver-rules={rules}")
+@contextmanager
+def browser(names, addresses):
+    """Run Chromium, for which names lead to addresses, tried in this order."""
+    lines = "".join(f"{address} {' '.join(names)}\n" for address in addresses)
+    with tempfile.NamedTemporaryFile("w", prefix="hosts") as hosts:
+        hosts.write("127.0.0.1 localhost\n" + lines)
+        hosts.flush()
+        bound = 'mount --bind "$0" /etc/hosts && exec "$@"'
+        before = ["unshare", "--mount", "sh", "-c", bound, hosts.name]
+        # The system's resolver: the browser's own takes the first line of a name.
+        plain = ("--ignore-certificate-errors", "--disable-features=AsyncDns")
+        with chromium(*plain, before=before) as debugging:
+            yield debugging
 
 
-async def measured(node, container, link, urls, shot):
+async def opened(debugging, link, urls):
+    """Log in and open a page of each cluster."""
+    door = await tab(debugging, link)
+    await asyncio.sleep(2)
+    press = "document.querySelector('#login button').click()"
+    await door.call("Runtime.evaluate", expression=press)
+    await asyncio.sleep(2)
+    tabs = {name: await tab(debugging, url) for name, url in urls.items()}
+    for one in tabs.values():
+        await live(one)
+    return tabs
+
+
+async def measured(node, container, urls, shot):
+    link = node.link()
     host, port = link.removeprefix("https://").split("/")[0].split(":")
-    address = node.root("hostname -i").split()[0]
-    with browser(host, address) as debugging:
-        door = await tab(debugging, link)
-        await asyncio.sleep(2)
-        press = "document.querySelector('#login button').click()"
-        await door.call("Runtime.evaluate", expression=press)
-        await asyncio.sleep(2)
-        tabs = {name: await tab(debugging, url) for name, url in urls.items()}
-        for one in tabs.values():
-            await live(one)
+    names = [host, *(url.removeprefix("https://").split(":")[0] for url in urls.values())]
+    addresses = [
+        node.root(f"getent ahostsv4 {name} | cut -d' ' -f1").split()[0]
+        for name in ("login1", "login2")
+    ]
+    address = addresses[0]
+    again = ["podman", "restart", "-t", "5", container]
+    ends = partial(subprocess.run, again, check=True, capture_output=True)
+    with browser(names, addresses[:1]) as debugging:
+        tabs = await opened(debugging, link, urls)
         found = {"first": {"said": [json.dumps(s)[:300] for t in tabs.values() for s in t.said]}}
         for what, command in (
             ("proxy loaded anew", "systemctl reload dask-proxy"),
@@ -162,14 +204,17 @@ async def measured(node, container, link, urls, shot):
             ("both killed", "systemctl kill -s KILL dask-dashboards dask-proxy"),
         ):
             found[what] = await away(tabs, partial(node.root, command), address, int(port))
-        again = ["podman", "restart", "-t", "5", container]
-        ends = partial(subprocess.run, again, check=True, capture_output=True)
         job = {"job": tabs["job"]}  # the other's scheduler was on the node
         found["login node started again"] = await away(job, ends, address, int(port))
         if shot:
             picture = await tabs["job"].call("Page.captureScreenshot")
             shot.write_bytes(base64.b64decode(picture["data"]))
-        return found
+    with browser(names, addresses) as debugging:
+        tabs = await opened(debugging, node.link(), {"job": urls["job"]})
+        slowly = ["sh", "-c", 'podman stop -t 5 "$0" && sleep 10 && podman start "$0"', container]
+        ends = partial(subprocess.run, slowly, check=True, capture_output=True)
+        found["one of two login nodes away"] = await away(tabs, ends, address, int(port))
+    return found
 
 
 def main():
@@ -181,8 +226,7 @@ def main():
     node = Node(given.ssh_config)
     try:
         urls = asyncio.run(node.clusters())
-        link = json.loads(node.alice("dask-site dashboards --json"))["login"]
-        found = measured(node, given.container, link, urls, given.screenshot)
+        found = measured(node, given.container, urls, given.screenshot)
         print(json.dumps(asyncio.run(found), indent=1))
     finally:
         node.root("pkill -u alice -f back.py; scancel -u alice")

@@ -112,16 +112,28 @@ def test_an_account_that_is_locked(carols, browser):
     for user in ("bob", "alice"):
         command = f"runuser -l {user} -c 'module load dask-site && dask-site dashboards lock carol'"
         kept_out(node("login1").run(command).rc == 1, "a lock by others")
-    # As the system locks one: found out within half a minute.
-    assert until(lambda: browser_works(browser), 30)
+
+
+@pytest.mark.parametrize(
+    ("locked", "unlocked"),
+    [
+        ("usermod -s /usr/sbin/nologin carol", "usermod -s /bin/bash carol"),
+        ("chage -E 2020-01-01 carol", "chage -E -1 carol"),
+        ("passwd -l carol", "passwd -u carol"),
+    ],
+)
+def test_an_account_that_the_system_locks(carols, browser, locked, unlocked):
+    node("login1").check_output("usermod -p '$y$j9T$salt$hash' carol")
     carol = browser("carol")
-    streams = {where: opened(carol, cluster) for where, cluster in clusters.items()}
-    node("login1").check_output("usermod -s /usr/sbin/nologin carol")
+    streams = {where: opened(carol, cluster) for where, cluster in carols.items()}
+    assert not any(ended(stream, 3) for stream in streams.values())  # the control
+    node("login1").check_output(locked)
     try:
         for where, stream in streams.items():
-            kept_out(ended(stream, 90), where, "a WebSocket goes on, by the shell")
+            kept_out(ended(stream, 45), where, "a WebSocket goes on")
+        kept_out(until(lambda: "Log in" in carol.go(f"{carol.origin()}/").text, 20), "her list")
     finally:
-        node("login1").check_output("usermod -s /bin/bash carol")
+        node("login1").check_output(f"{unlocked}; usermod -p '!*' carol")
     assert until(lambda: browser_works(browser), 60)  # as others find her
 
 

@@ -360,7 +360,38 @@ def test_accounts_that_are_gone_or_have_no_shell(monkeypatch):
         return pwd.struct_passwd(person)
 
     monkeypatch.setattr(accounts.pwd, "getpwuid", entry)
-    assert accounts.unusable({1, 2, 3, 4, 5}) == {2, 3, 5}
+    assert accounts.Accounts().find_unusable({1, 2, 3, 4, 5}) == {2, 3, 5}
+
+
+def test_accounts_that_the_system_has_locked(tmp_path):
+    """Told by a file that is not there where nobody writes it; once it was, what it said holds."""
+    locked = tmp_path / "locked"
+    known = accounts.Accounts(locked)
+    me = os.getuid()
+    assert not known.find_unusable([me])
+    locked.write_text(f"daemon\n{pwd.getpwuid(me).pw_name}\n")
+    assert known.find_unusable([me]) == {me}
+    asyncio.run(known.look({me}))
+    assert known.unusable == {me}
+    locked.unlink()
+    assert known.find_unusable([me]) == {me}
+    locked.write_text("daemon\n")
+    assert not known.find_unusable([me])
+
+
+def test_a_lock_of_the_system_is_seen_at_once(tmp_path):
+    known = accounts.Accounts(tmp_path / "locked")
+
+    async def seen():
+        waits = asyncio.create_task(known.change(60))
+        await asyncio.sleep(0.1)
+        assert not waits.done()
+        (tmp_path / "locked").write_text("somebody\n")
+        await asyncio.wait_for(waits, 10)
+        known.find_unusable([])
+        await known.change(0.01)  # by then nothing has changed
+
+    asyncio.run(seen())
 
 
 def test_files_of_peers_that_can_not_be_read_cost_those_alone(tmp_path, clock):

@@ -20,7 +20,7 @@ from test_dashboards_broker import (  # noqa: F401  # fixtures
     registered,
 )
 
-from dask_site.dashboards import accounts, asking, keys, logins
+from dask_site.dashboards import accounts, asking, keys
 from dask_site.dashboards.control import answer
 from dask_site.dashboards.exchange import STALE
 from dask_site.dashboards.gate import Asked
@@ -62,7 +62,7 @@ def audited(places):
 @pytest.mark.parametrize("form", ["{}", " {}", "{} ", "0{}", "{}\n"])
 def test_a_provider_can_not_name_a_user_by_his_number(broker, monkeypatch, form):
     user = next(one for one in pwd.getpwall() if one.pw_uid)
-    monkeypatch.setattr(logins, "unusable", lambda _: frozenset())
+    monkeypatch.setattr(broker.accounts, "find_unusable", lambda _: frozenset())
     with pytest.raises(RefusedError, match="no such user"):
         asyncio.run(broker.logins.enter(form.format(user.pw_uid)))
     with pytest.raises(RefusedError, match="no such user"):

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import pwd
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from dask_site.dashboards.registry import RefusedError
 from dask_site.people import name_of
 from dask_site.services.access import uid_of
 
+logger = logging.getLogger("dask_site")
+
+#: The names of users whose accounts are locked or have expired, one in a line. A unit of root's
+#: writes it on each login node, as `/etc/shadow` is not for brokers.
+LOCKED = Path("/run/dask-dashboards-accounts/locked")
+_LARGEST = 4 * 1024 * 1024
 _NO_SHELLS = re.compile(r".*/(nologin|false)")
 
 
 class Accounts:
-    """The names of users, and whose accounts are of no use any more."""
+    """The names of users, and whose accounts are of no use any more.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    locked : Path
+        The names of users whose accounts the system has locked; where there is no such file,
+        nobody's are.
+    """
+
+    def __init__(self, locked: Path = LOCKED) -> None:
         self.unusable: frozenset[int] = frozenset()
         self._names: dict[int, str] = {}
+        self._file = locked
+        self._seen = 0
+        self._locked: frozenset[str] = frozenset()
 
     def name(self, uid: int) -> str:
         """Return a user's name as far as it is known, else the number; asks nobody."""
@@ -40,23 +59,48 @@ class Accounts:
     async def look(self, uids: set[int]) -> None:
         """Ask anew for names and accounts, and forget all others."""
         found = await asyncio.to_thread(
-            lambda: ({uid: name_of(uid) for uid in uids}, unusable(uids))
+            lambda: ({uid: name_of(uid) for uid in uids}, self.find_unusable(uids))
         )
         self._names, self.unusable = found
 
+    async def change(self, seconds: float) -> None:
+        """Return when the system has locked or unlocked somebody, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._written() == self._seen:
+                    await asyncio.sleep(1)
 
-def unusable(uids: set[int]) -> frozenset[int]:
-    """Return the users whose accounts are gone, or have no login shell."""
-    found = set()
-    for uid in uids:
-        try:
-            shell = pwd.getpwuid(uid).pw_shell
-        except (KeyError, OverflowError):
-            found.add(uid)
-        else:
-            if _NO_SHELLS.fullmatch(shell):
+    def find_unusable(self, uids: Iterable[int]) -> frozenset[int]:
+        """Return the users whose accounts are gone, locked, expired, or have no login shell."""
+        locked = self._read()
+        found = set()
+        for uid in uids:
+            try:
+                entry = pwd.getpwuid(uid)
+            except (KeyError, OverflowError):
                 found.add(uid)
-    return frozenset(found)
+            else:
+                if _NO_SHELLS.fullmatch(entry.pw_shell) or entry.pw_name in locked:
+                    found.add(uid)
+        return frozenset(found)
+
+    def _written(self) -> int:
+        try:
+            return self._file.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _read(self) -> frozenset[str]:
+        """Return whom the system has locked; as before, where that can't be read any more."""
+        written = self._written()
+        if written != self._seen:
+            try:
+                with self._file.open(encoding="utf-8", errors="replace") as file:
+                    self._locked = frozenset(file.read(_LARGEST).split("\n"))
+            except OSError as error:
+                logger.warning("%s says who is locked and can't be read: %s", self._file, error)
+            self._seen = written
+        return self._locked
 
 
 async def uid_for(given: Any) -> int:

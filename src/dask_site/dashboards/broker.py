@@ -99,4 +99,4 @@ class Broker:
             uids |= {c.uid for c in self.registry.own.values()}
             uids |= {uid for c in self.registry.own.values() for uid in c.shares}
             await self.accounts.look(uids)
-            await asyncio.sleep(_LOOK)
+            await self.accounts.change(_LOOK)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
-from dask_site.dashboards.accounts import uid_for, unusable
+from dask_site.dashboards.accounts import uid_for
 from dask_site.dashboards.exchange import Exchange
 from dask_site.dashboards.gate import Gate
 from dask_site.dashboards.known import Known
@@ -101,8 +101,11 @@ class Logins:
         if uid == 0:
             raise RefusedError("root does not log in from elsewhere", 403)
         self._known.barred.check(uid)
-        if uid in await asyncio.to_thread(unusable, {uid}):  # nobody has looked at it so far
-            raise RefusedError(f"the account of {user} is gone, or has no login shell", 403)
+        # nobody has looked at it so far
+        if await asyncio.to_thread(self._known.accounts.find_unusable, [uid]):
+            raise RefusedError(
+                f"the account of {user} is locked, has expired, or has no login shell", 403
+            )
         return uid
 
     async def arrive(self, word: str, cluster: str, state: str) -> tuple[str, Session] | None:

@@ -12,9 +12,14 @@
     if (waiting) return;
     waiting = true;
     for (let tries = 0; tries < 3600; tries++) {
-      await new Promise((done) => setTimeout(done, 1000));
+      // The first soon, where the name leads to another login node too; not of all pages at once.
+      const pause = tries ? 1000 : 300 + 500 * Math.random();
+      await new Promise((done) => setTimeout(done, pause));
       try {
-        const answer = await fetch(base + "/health", { cache: "no-store", redirect: "manual" });
+        // What hangs at a node that is away is begun anew: the system itself tries ever less often.
+        const signal = AbortSignal.timeout(5000);
+        const asked = { cache: "no-store", redirect: "manual", signal };
+        const answer = await fetch(base + "/health", asked);
         if (answer.ok || answer.status === 401 || answer.status === 403) break;
       } catch {
         // Nothing answers yet.
