@@ -7,6 +7,7 @@ null where another node looks after it), ``deep`` (whether to read every file of
 """
 # ruff: noqa: T201
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -139,6 +140,73 @@ def guarded(path: Path, owner: int, programs: set[str] | None, name: str) -> Ite
         wanted = {0o755 if name in programs else 0o644}
     if mode not in wanted:
         yield path, f"mode {mode:04o} and not {max(wanted):04o}"
+
+
+# -- Spack's store ------------------------------------------------------------------------------
+
+
+def stores(root: Path) -> set[Path]:
+    """Return the folders in which Spack put what complete releases are made of."""
+    found = set()
+    for manifest in root.glob("releases/*/manifest.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found.add(Path(json.loads(manifest.read_text())["spack"]["store"]))
+    return found
+
+
+def stored(store: Path) -> Iterator[Found]:
+    """Yield what differs in a store from what Spack wrote down when it installed it.
+
+    As `spack verify manifest` does, which ends at the first package that differs.
+    """
+    index = store / ".spack-db" / "index.json"
+    try:
+        installs = json.loads(index.read_text())["database"]["installs"].values()
+        places = [Path(one["path"]) for one in installs if one["installed"] and one["path"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        yield index, f"can't be read: {error}"
+        return
+    entries: dict[Path, dict[str, object]] = {}
+    for place in places:
+        if not place.is_relative_to(store):
+            continue  # the site's own
+        written = place / ".spack" / "install_manifest.json"
+        try:
+            entries.update((Path(k), v) for k, v in json.loads(written.read_text()).items())
+        except (OSError, ValueError, AttributeError) as error:
+            yield written, f"can't be read: {error}"
+    with ThreadPoolExecutor() as threads:
+        told = threads.map(entry, entries.keys(), entries.values())
+        for path, what in zip(entries, told, strict=True):
+            if what:
+                yield path, what
+
+
+def entry(path: Path, wanted: dict[str, object]) -> str:
+    """Return how a file, folder or link differs from what Spack installed; empty if it doesn't."""
+    try:
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            now: dict[str, object] = {"dest": str(path.readlink())}
+        elif stat.S_ISREG(status.st_mode):
+            content = hashlib.sha1(path.read_bytes(), usedforsecurity=False).digest()
+            now = {"hash": base64.b32encode(content).decode()}
+        else:
+            now = {}
+    except OSError:
+        return "missing: Spack installed it"
+    if wanted.get("dest") != now.get("dest"):
+        is_now, was = (
+            f"a link to {x['dest']}" if "dest" in x else "no link" for x in (now, wanted)
+        )
+        return f"{is_now}, and Spack installed {was}"
+    if wanted.get("hash") != now.get("hash"):
+        return "edited: its content has another hash"
+    if status.st_uid != wanted.get("owner"):
+        return f"owned by {name_of(status.st_uid)}, and was not when Spack installed it"
+    if status.st_mode != wanted.get("mode") and not stat.S_ISLNK(status.st_mode):
+        return f"mode {stat.S_IMODE(status.st_mode):04o}, and another when Spack installed it"
+    return ""
 
 
 # -- links, services ----------------------------------------------------------------------------
@@ -274,6 +342,8 @@ def main() -> None:
     if asked["deep"]:
         for manifest in sorted(root.glob("releases/*/manifest.json")):
             found += sealed(manifest.parent)
+        for store in sorted(stores(root)):
+            found += stored(store)
         found += [
             (root / "releases" / name, "not complete: it has no manifest")
             for name in {current, linked(root, "previous")} - {""}

@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster, wait
 from dask_site.history.ledger import close_books
 from dask_site.history.model import ClusterHistory
 from dask_site.history.naming import span
-from dask_site.history.recorder import recorder_of
+from dask_site.history.recorder import pace, recorder_of
 from dask_site.history.scripts import whole
 from dask_site.history.spool import read_spool
 
@@ -516,6 +516,14 @@ def test_killing_the_scheduler_loses_less_than_one_tick(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("interval", "age", "rest"),
+    [(5, 0, 5), (5, 600, 10), (5, 1200, 15), (5, 1e6, 30), (30, 600, 30), (60, 600, 60)],
+)
+def test_the_older_a_cluster_the_longer_from_one_record_to_the_next(interval, age, rest):
+    assert pace(interval, age) == rest
+
+
 def test_a_thousand_spans_are_all_there_and_cost_little_once_done(folder):
     with local() as cluster, Client(cluster) as client:
         futures = []

@@ -1,6 +1,10 @@
 """What systemd says of a service, against what its rollout left."""
 
+import base64
+import hashlib
+import json
 import os
+import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,3 +114,81 @@ def test_a_service_of_another_release_than_users_have(written):
     assert what == "of release 1.0-a, and users have 2.0-b"
     ((_, what),) = node.releases_of(unit, str(os.getpid()), "1.0-a")
     assert "is not what the unit starts" in what
+
+
+# -- Spack's store -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store with one package, as Spack describes what it installed."""
+    prefix = tmp_path / "store" / "linux-x86_64" / "py-thing-1.0-abc"
+    (prefix / "lib").mkdir(parents=True)
+    file, link = prefix / "lib" / "thing.py", prefix / "lib" / "other.py"
+    file.write_text("print()\n")
+    link.symlink_to("thing.py")
+    sha1 = base64.b32encode(hashlib.sha1(file.read_bytes()).digest()).decode()
+    described = {
+        str(prefix / "lib"): {},
+        str(file): {"hash": sha1, "size": 8},
+        str(link): {"dest": "thing.py"},
+    }
+    for name, value in described.items():
+        status = os.lstat(name)
+        value.update(mode=status.st_mode, owner=status.st_uid, group=status.st_gid)
+    (prefix / ".spack").mkdir()
+    (prefix / ".spack" / "install_manifest.json").write_text(json.dumps(described))
+    installs = {
+        "abc": {"path": str(prefix), "installed": True},
+        "def": {"path": "/usr", "installed": True},
+        "ghi": {"path": str(tmp_path / "store" / "gone"), "installed": False},
+    }
+    index = tmp_path / "store" / ".spack-db" / "index.json"
+    index.parent.mkdir()
+    index.write_text(json.dumps({"database": {"version": "8", "installs": installs}}))
+    return prefix
+
+
+def differing(prefix):
+    return {str(path.relative_to(prefix)): what for path, what in node.stored(prefix.parents[1])}
+
+
+def test_a_store_as_it_was_installed_is_no_difference(store):
+    assert differing(store) == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "what"),
+    [
+        ("echo 1 >> lib/thing.py", "lib/thing.py", "edited: its content has another hash"),
+        (
+            "ln -sf /tmp/x lib/other.py",
+            "lib/other.py",
+            "a link to /tmp/x, and Spack installed a link to thi",
+        ),
+        (
+            "ln -sf /tmp/x lib/thing.py",
+            "lib/thing.py",
+            "a link to /tmp/x, and Spack installed no l",
+        ),
+        ("rm lib/other.py; touch lib/other.py", "lib/other.py", "no link, and Spack installed"),
+        ("rm lib/thing.py", "lib/thing.py", "missing: Spack installed it"),
+        ("chmod o+w lib", "lib", "mode 0757, and another when Spack installed it"),
+        ("chown 4711 lib/thing.py", "lib/thing.py", "owned by 4711, and was not when Spack"),
+        ("rm -r .spack", ".spack/install_manifest.json", "can't be read: "),
+    ],
+)
+def test_what_differs_in_a_store_is_told(store, command, path, what):
+    if "chown" in command and os.geteuid():
+        pytest.skip("only root gives files away")
+    (store / "lib").chmod(0o755)
+    subprocess.run(["sh", "-c", command], cwd=store, check=True)
+    told = differing(store)
+    assert list(told) == [path] and told[path].startswith(what), told
+
+
+def test_a_store_without_its_index_is_told(store):
+    index = store.parents[1] / ".spack-db" / "index.json"
+    index.write_text("[]")
+    ((path, what),) = node.stored(store.parents[1])
+    assert path == index and what.startswith("can't be read: ")

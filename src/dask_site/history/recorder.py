@@ -38,6 +38,9 @@ logger = logging.getLogger("dask_site")
 
 # Seconds from one record to the next: of what stands still, and where recording is dear.
 _SLOWEST = 30.0
+# A cluster of this age, in seconds, has twice the interval, and so on: what a kill loses is at most
+# an interval and a hundredth of its life, and what is written grows with the logarithm of that.
+_AGE = 600.0
 # Of the scheduler's thread that one round may take, and those from which on it is dear.
 _BUDGET = 0.010
 _DEAR = 0.020
@@ -52,6 +55,11 @@ _recorders: weakref.WeakKeyDictionary[Any, Recorder] = weakref.WeakKeyDictionary
 def recorder_of(scheduler: Any) -> Recorder | None:
     """Return the recorder of a scheduler, None if it is not recorded."""
     return _recorders.get(scheduler)
+
+
+def pace(interval: float, age: float) -> float:
+    """Return the seconds from one record to the next of a cluster that is so many seconds old."""
+    return max(interval, min(_SLOWEST, interval * (1 + age / _AGE)))
 
 
 class Recorder:
@@ -69,7 +77,7 @@ class Recorder:
     cluster_id : str, optional
         By default the scheduler's own id.
     interval : float
-        Seconds from one record to the next; up to 30 s while nothing happens.
+        Seconds from one record to the next at first, see `pace`; up to 30 s while nothing happens.
     jobs : callable, optional
         Returns the cluster's jobs: for each a mapping with the fields of
         `dask_site.history.records.JobRecord` apart from those of all records. By default those of
@@ -121,6 +129,7 @@ class Recorder:
             ways.insert(0 if first == "http" else 1, Sender(service, self.cluster_id, most_bytes))
         self._scribe = Scribe(Ways(self.cluster_id, ways))
         self._started = time.time()
+        self._begun = time.monotonic()
         self._workers = Workers(scheduler, self._started)
         self._spans = Spans(scheduler)
         self._errors = Errors(scheduler)
@@ -237,7 +246,8 @@ class Recorder:
         self._next_sample = at + 0.9 * min(rest, self.interval)
         if at < self._next_write or not self._scribe.idle:
             return
-        self._next_write = at + 0.9 * self.interval * (1 + 5 * self._scribe.share)
+        rest = pace(self.interval, at - self._begun)
+        self._next_write = at + 0.9 * rest * (1 + 5 * self._scribe.share)
         self._confirm()
         changes = [change for source in self._sources(now) for change in source]
         if changes:

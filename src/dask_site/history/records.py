@@ -69,7 +69,7 @@ class ClusterRecord(Record):
     versions : dict
         Of python, dask, distributed and dask_site.
     interval : float
-        Seconds from one record to the next while it is busy.
+        Seconds from one record to the next while it is young and busy.
     dashboard : str or None
         A link.
     label : str

@@ -80,7 +80,10 @@ class History(Part):
         examples=["http"],
     )
     interval: Annotated[int, fields.whole(1, 3600)] = Field(
-        default=5, description="Seconds from one record to the next.", examples=[5]
+        default=5,
+        description="Seconds from one record to the next while a cluster is young; twice that "
+        "after ten minutes, and up to 30 s later.",
+        examples=[5],
     )
     state: fields.Folder = Field(
         default="/var/lib/dask-site",
