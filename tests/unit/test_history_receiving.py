@@ -384,6 +384,17 @@ def test_who_has_too_much_here_waits_and_others_do_not(served, send):
     assert send(lines([record(1, "end", "c3", how="x")]), file="c3.0.spool")[0] == 200
 
 
+def test_the_store_keeps_room_on_its_file_system(served, send):
+    system = os.statvfs(served.folder)
+    free = system.f_bavail * system.f_frsize
+    served.context.inbox = Inbox(served.context.settings.inbox, left_bytes=10 * free)
+    status, said = send(GOOD)
+    assert status == 503 and "tell who runs the service" in said["error"]
+    assert not file_of(served).exists()
+    served.context.inbox = Inbox(served.context.settings.inbox, left_bytes=free // 10)
+    assert send(GOOD)[0] == 200
+
+
 def test_who_sends_too_often_is_told_when_to_come_again(served, send):
     now = [0.0]
     served.context.rate = Buckets(1.0, 3, lambda: now[0])

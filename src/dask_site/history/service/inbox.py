@@ -49,10 +49,19 @@ class Inbox:
         Made where missing.
     most_bytes, most_files : int
         Of each user.
+    left_bytes : int
+        Of all users together: what stays free of the file system, for the store.
     """
 
-    def __init__(self, folder: Path, most_bytes: int = 512 * MIB, most_files: int = 10_000) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        most_bytes: int = 512 * MIB,
+        most_files: int = 10_000,
+        left_bytes: int = 512 * MIB,
+    ) -> None:
         self._folder = folder
+        self._left_bytes = left_bytes
         self._most_bytes = most_bytes
         self._most_files = most_files
         self._used: dict[int, _Used] = {}
@@ -122,7 +131,15 @@ class Inbox:
         return size + len(new)
 
     def _admit(self, uid: int, folder: Path, size: int, files: int) -> None:
-        """Refuse what a user has no room for."""
+        """Refuse what a user has no room for, or nobody."""
+        system = os.statvfs(self._folder.parent)
+        left = system.f_bavail * system.f_frsize
+        if left - size < self._left_bytes:
+            raise InboxError(
+                503,
+                f"The file system of the history has {left} bytes left, and what is sent is taken "
+                f"while there are {self._left_bytes}: tell who runs the service.",
+            )
         used, now = self._used.setdefault(uid, _Used()), time.monotonic()
         if now - used.counted > _COUNTED:
             used.counted, used.bytes, used.files = now, 0, 0
