@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dask_site.cluster.records import JobRecord
-from dask_site.scaling.waits import Waits
+from dask_site.scaling.waits import PROCESSES, Waits
 
 NOW = datetime.now(UTC)
 
@@ -19,6 +19,7 @@ def joined(name, seconds, pool="cpu"):
 
 def test_nothing_measured_is_half_a_minute(tmp_path):
     assert Waits(tmp_path / "waits.json", "Centre").expected("cpu") == 30.0
+    assert Waits(tmp_path / "waits.json", "Laptop", PROCESSES).expected("cpu") == 3.0
 
 
 def test_the_median_of_what_was_measured_and_another_pools_where_nothing_was(tmp_path):

@@ -39,7 +39,7 @@ from dask_site.faults.judge import Judge
 from dask_site.placement.pool import register
 from dask_site.scaling.by_demand import Controller
 from dask_site.scaling.by_hand import Scaling
-from dask_site.scaling.waits import Waits
+from dask_site.scaling.waits import PROCESSES, QUEUE, Waits
 from dask_site.site import Site
 from dask_site.sitefile.units import parse_walltime
 from dask_site.upstream.clusters import HookedCluster
@@ -178,7 +178,8 @@ class Cluster(HookedCluster):
         await self.scheduler.register_scheduler_plugin(
             PoolPlugin(self._fleet, self._summary), idempotent=False
         )
-        self._waits = Waits(state_dir / "waits.json", self.site.name)
+        unknown = PROCESSES if self._local else QUEUE
+        self._waits = Waits(state_dir / "waits.json", self.site.name, unknown)
         await self._appoint_judge(self._fleet)
         scaling = Scaling(self.name, self.site, self._fleet, self.scheduler)
         self._controller = Controller(self.site, self.scheduler, self._fleet, scaling, self._waits)

@@ -14,7 +14,8 @@ from dask_site.cluster.records import JobRecord
 from dask_site.whole import write_whole
 
 _KEPT = 20
-_UNKNOWN = 30.0
+#: Where nothing was measured: of a queue, and of processes on this machine.
+QUEUE, PROCESSES = 30.0, 3.0
 _LONGEST = 1e7
 
 
@@ -28,9 +29,12 @@ class Waits:
         are measured again.
     site : str
         Name of the site that the pools are of.
+    unknown : float
+        Seconds that count as long as nothing was measured.
     """
 
-    def __init__(self, path: Path, site: str) -> None:
+    def __init__(self, path: Path, site: str, unknown: float = QUEUE) -> None:
+        self._unknown = unknown
         self._path = path
         self._site = site
         self._new: dict[str, list[float]] = {}
@@ -58,7 +62,7 @@ class Waits:
         measured = self._seconds.get(pool)
         if not measured:
             measured = deque(s for values in self._seconds.values() for s in values)
-        usual = statistics.median(measured) if measured else _UNKNOWN
+        usual = statistics.median(measured) if measured else self._unknown
         now = datetime.now(UTC)
         ages = [(now - r.submitted).total_seconds() for r in coming if r.submitted and not r.joined]
         return max([usual, *ages])
