@@ -4,6 +4,10 @@
 set -euo pipefail
 cache=$1 cluster=$2
 shift 2
+if [ "${SCENARIO:-default}" = spack ] && ! [ "${DASK_SITE_SPACK:-}" -a "${DASK_SITE_SPACK_PACKAGES:-}" -a "${DASK_SITE_SPACK_SOURCES:-}" ]; then
+  echo "==> the scenario spack is left out: DASK_SITE_SPACK, _PACKAGES and _SOURCES name no checkouts (docs/admin/spack.md)"
+  exit 0
+fi
 logs=out/molecule
 mkdir -p "$logs"
 declare -A running

@@ -6,6 +6,7 @@ A failure names the package, the end of its build log and what to try. Exits wit
 """
 # ruff: noqa: T201
 
+import os
 import re
 import signal
 import subprocess
@@ -55,6 +56,7 @@ ADVICE = (
 def run(log: Path, command: list[str]) -> tuple[int, str]:
     """Run a command; write what it says to the log as it comes, and return its code and that."""
     said = []
+    os.umask(0o022)  # a stricter one would shut out users
     with log.open("w", encoding="utf-8", errors="replace") as file:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
