@@ -281,6 +281,14 @@ def test_tasks_that_failed_count_in_their_span_also_when_nobody_wants_them_any_m
     assert (first["failed"], second["failed"]) == (2, 1)
 
 
+def test_a_span_whose_measures_came_too_late_has_what_its_tasks_took():
+    took = {"f": {"states": {"memory": 1}, "seconds": {"compute": 3.0}}}
+    whole = history(span("fit", {"thread-cpu": 0.5}, took))
+    (row,) = span_table(whole, close_books(whole)).rows
+    assert row["core_hours"] == pytest.approx(3 / 3600)
+    assert row["cpu_share"] == pytest.approx(0.5 / 3)
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     with serving(tmp_path_factory.mktemp("web"), coordinators={"proj": ["nobody"]}) as found:

@@ -158,7 +158,7 @@ def _spans(histories: tuple[ClusterHistory, ...], ledgers: tuple[Ledger, ...]) -
     found: dict[str, dict[str, Any]] = {}
     empty = dict.fromkeys((column.key for column in SPANS), None)
     for letter, history, ledger in zip("ab", histories, ledgers, strict=True):
-        times, work, tasks = lasted(history), worked(ledger), _tasks(history)
+        times, work, tasks = lasted(history), worked(history, ledger), _tasks(history)
         for name, count in tasks.items():
             row = found.setdefault(name, {**empty, "span": name})
             row[f"{letter}_lasted_s"] = times.get(name)

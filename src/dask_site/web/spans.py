@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dask_site.history.books import Ledger
+from dask_site.history.comparing import computed
 from dask_site.history.model import ClusterHistory
 from dask_site.history.records import SpanRecord
 from dask_site.web.tables import Column, Table
@@ -82,12 +83,14 @@ def _row(
 ) -> dict[str, Any]:
     parts: dict[str, float] = defaultdict(float)
     tasks = failed = nbytes = 0
+    total = 0.0
     stop = span.stop
     below = [span]
     seen = {span.id}
     for one in below:
         for part, seconds in own.get(one.id, {}).items():
             parts[part] += seconds
+        total += max(math.fsum(own.get(one.id, {}).values()), computed(one))
         erred = 0
         for group in one.tasks.values():
             tasks += sum(group.states.values())
@@ -99,7 +102,6 @@ def _row(
         more = [child for child in inner.get(one.id, []) if child.id not in seen]
         seen.update(child.id for child in more)
         below += more
-    total = math.fsum(parts.values())
     begun = span.start or span.enqueued
     return {
         "span": " / ".join(span.name),
