@@ -259,7 +259,9 @@ class TestTheEnd:
         assert visitor.go(dashboard).status == 200
         kept = dict(visitor.cookies)
         page = asked(visitor, "/where").text
-        assert f'href="{visitor.origin()}/"' in page and "Log out" in page
+        assert f'href="{visitor.origin()}/logout"' in page
+        assert "for all dashboards and the history" in visitor.go(f"{visitor.origin()}/logout").text
+        assert said(visitor)["user"] == "alice"  # it only asks
         origin = {"Origin": visitor.origin()}
         assert visitor.request(f"{visitor.origin()}/logout", "POST", b"", origin).status == 303
         visitor.cookies.update(kept)  # as one who has kept them

@@ -148,7 +148,7 @@ def test_a_logout_is_where_the_login_is(ask):
     assert status == 403 and f"{DOOR}/" in said["error"]
     assert "Set-Cookie" not in headers
     page = ask("/where")[1]
-    assert f'<a class="out" href="{DOOR}/"' in page
+    assert f'<a class="out" href="{DOOR}/logout"' in page
     assert f'<a href="{DOOR}/">Dashboards</a>' in page
 
 

@@ -36,6 +36,7 @@ from dask_site.web.comparison import comparison
 from dask_site.web.frames import Frame
 from dask_site.web.looks import LOOKS
 from dask_site.web.query import Query
+from dask_site.web.spans import span_table
 from dask_site.web.tables import Column, NoFormat, Table
 from dask_site.web.timeline import MOST_BARS, timeline
 from dask_site.web.verdict import verdict
@@ -114,7 +115,7 @@ def test_a_day_is_what_was_allocated_also_where_its_parts_are_more():
 
 def test_work_done_again_where_nothing_was_allocated():
     ledger = Ledger(Books(0.0, {}, 5.0))
-    assert "Done again" not in {item.label for item in strip_of(ledger, bill(history(), TARIFF))}
+    assert "Lost results" not in {item.label for item in strip_of(ledger, bill(history(), TARIFF))}
 
 
 def test_a_cluster_says_whether_it_finished_and_where_its_core_hours_went():
@@ -140,7 +141,7 @@ def ended(how, *records, **values):
 @pytest.mark.parametrize(
     ("how", "records", "mood", "words"),
     [
-        (None, [], "live", "It has run for 3m20s"),
+        (None, [], "live", "It has run for 2m00s"),
         ("closed", [], "poor", "no task was submitted"),
         ("closed", [span(tasks={"f": tasks(memory=1)})], "good", "its task is done"),
         ("closed", [span(tasks={"f": tasks(memory=1, processing=2)})], "poor", "2 tasks still"),
@@ -152,9 +153,16 @@ def ended(how, *records, **values):
     ],
 )
 def test_the_headline_says_why(how, records, mood, words):
-    found = verdict(ended(how, *records), T0 + 200)
+    found = verdict(ended(how, *records), T0 + 120)
     assert found.mood == mood
     assert words in found.sentence
+
+
+def test_a_cluster_that_says_nothing_any_more_does_not_run():
+    found = verdict(ended(None, span(tasks={"f": tasks(memory=2, waiting=3)})), T0 + 600)
+    assert found.word == "not heard of"
+    assert "Nothing was heard of it for 8m20s" in found.sentence, found.sentence
+    assert "2 of 5 tasks were done" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -249,6 +257,36 @@ def test_comparing_names_the_span_that_got_slower():
     assert rows[0]["times"] == 4
     with_new = comparison(fast, history(span("new")))["spans"].rows
     assert {row["span"] for row in with_new} == {"a", "b", "new"}
+
+
+def test_comparing_knows_what_is_a_spans_own_from_what_ran_beside_it():
+    """`b` waits for the work of `a` on fewer workers, and has no more to do itself."""
+    busy_a, a = {"thread-cpu": 8.0}, {"thread-cpu": 4.0}
+    fast = history(span("a", a, stop=T0 + 10), span("b", a, stop=T0 + 10), worker("w"), seen=30.0)
+    slow = history(
+        span("a", busy_a, stop=T0 + 15), span("b", a, stop=T0 + 30), worker("w"), seen=60.0
+    )
+    tables = comparison(fast, slow)
+    rows = {row["span"]: row for row in tables["spans"].rows}
+    assert tables["spans"].rows[0]["span"] == "a"
+    assert (rows["a"]["times_worked"], rows["b"]["times_worked"]) == (2, 1)
+    assert (rows["a"]["times"], rows["b"]["times"]) == (1.5, 3)
+
+
+def test_tasks_that_failed_count_in_their_span_also_when_nobody_wants_them_any_more():
+    one = span("check", tasks={"f": tasks(forgotten=3)})
+    other = span("read", tasks={"f": tasks(memory=2, erred=1)})
+    whole = history(one, other, error(2, span=one.id), error(1, message="x", span=other.id))
+    (first, second) = span_table(whole, close_books(whole)).rows
+    assert (first["failed"], second["failed"]) == (2, 1)
+
+
+def test_a_span_whose_measures_came_too_late_has_what_its_tasks_took():
+    took = {"f": {"states": {"memory": 1}, "seconds": {"compute": 3.0}}}
+    whole = history(span("fit", {"thread-cpu": 0.5}, took))
+    (row,) = span_table(whole, close_books(whole)).rows
+    assert row["core_hours"] == pytest.approx(3 / 3600)
+    assert row["cpu_share"] == pytest.approx(0.5 / 3)
 
 
 @pytest.fixture(scope="module")

@@ -253,7 +253,15 @@ class FromPortal(Handler):
 
 
 class LogoutPage(Handler):
-    """Ends the session."""
+    """Ends the session, once that is asked for on a page of this origin."""
+
+    async def get(self) -> None:
+        """Ask: other origins lead here, and may not end it."""
+        session = await self.session()
+        if session is None:
+            self.redirect("/login", status=303)
+            return
+        self.page("door_logout.html", user=await self.broker.accounts.named(session.uid))
 
     async def post(self) -> None:
         """Answer."""

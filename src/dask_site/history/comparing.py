@@ -14,6 +14,7 @@ from dask_site.history.ledger import close_books
 
 if TYPE_CHECKING:
     from dask_site.history.model import ClusterHistory
+    from dask_site.history.records import SpanRecord
     from dask_site.history.source import Found
 
 
@@ -92,7 +93,9 @@ def diff(before: Found, after: Found) -> Difference:
     one, two = close_books(before.history), close_books(after.history)
     slower = _pairs(lasted(before.history), lasted(after.history))
     slower.sort(key=lambda pair: (-pair.change, pair.name))
-    work = {pair.name: pair for pair in _pairs(worked(one), worked(two))}
+    work = {
+        pair.name: pair for pair in _pairs(worked(before.history, one), worked(after.history, two))
+    }
     ledger = [Pair(part, one.whole.of(part), two.whole.of(part)) for part in (*PARTS, UNEXPLAINED)]
     return Difference(
         before.id,
@@ -123,12 +126,22 @@ def _whole(found: Found, ledger: Ledger) -> dict[str, float]:
     }
 
 
-def worked(ledger: Ledger) -> dict[str, float]:
+def worked(history: ClusterHistory, ledger: Ledger) -> dict[str, float]:
     """Return the core-seconds of the tasks of spans of each name."""
+    books = {span.id: span.total for span in ledger.spans}
     found: dict[str, float] = defaultdict(float)
-    for span in ledger.spans:
-        found[" / ".join(span.name)] += span.total
+    for span in history.spans:
+        found[" / ".join(span.name)] += max(books.get(span.id, 0.0), computed(span))
     return dict(found)
+
+
+def computed(span: SpanRecord) -> float:
+    """Return the seconds that the tasks of a span ran, as the scheduler heard with each.
+
+    What parts these have comes with a worker's next heartbeat, or never, where the cluster is
+    closed before.
+    """
+    return math.fsum(tasks.seconds.get("compute", 0.0) for tasks in span.tasks.values())
 
 
 def lasted(history: ClusterHistory) -> dict[str, float]:

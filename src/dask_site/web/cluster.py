@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,7 +129,13 @@ def strip_of(ledger: Ledger, costs: Bill) -> list[Item]:
         )
         items.append(Item("Cost", words.money(whole.money), some or "in the site's currency"))
     if whole.gpu_hours:
-        items.append(Item("GPU-hours", words.hours(whole.gpu_hours), "allocated"))
+        idle = math.fsum(
+            held.gpu_hours * books.idle / books.allocated
+            for pool, held in costs.pools.items()
+            if (books := ledger.pools.get(pool)) is not None and books.allocated
+        )
+        share = words.percent(idle / whole.gpu_hours)
+        items.append(Item("GPU-hours", words.hours(whole.gpu_hours), f"about {share} of them idle"))
     items.append(Item("GiB-hours", words.hours(whole.gib_hours), "of memory"))
     if whole.billing is not None:
         items.append(Item("Billing", words.hours(whole.billing), "units times hours"))
@@ -140,8 +147,8 @@ def strip_of(ledger: Ledger, costs: Bill) -> list[Item]:
     again, allocated = ledger.whole.again, ledger.whole.allocated
     if again and allocated:
         share = words.percent(again / allocated)
-        text = f"about, {share}: results left with their workers"
-        items.append(Item("Done again", f"{words.hours(again / 3600)} core-h", text))
+        text = f"about, {share}: results that died with workers, to be done again"
+        items.append(Item("Lost results", f"{words.hours(again / 3600)} core-h", text))
     queue = words.plural(beside.jobs, "job")
     never = f", {words.count(beside.never_started)} never started" if beside.never_started else ""
     items.append(Item("Queue", words.length(beside.waited), f"{queue}{never}"))

@@ -38,8 +38,8 @@ POOLS = (
     Column("cores", "cores", "count", "asked for, or allocated"),
     Column("cores_used", "cores busy", "number", "computing, on average of each job's time"),
     Column("cpu_share", "of cores", "share", bar=True),
-    Column("memory_bytes", "memory", "bytes", "of a worker"),
-    Column("peak_bytes", "most used", "bytes", "by one worker"),
+    Column("memory_bytes", "memory of a worker", "bytes"),
+    Column("peak_bytes", "most used", "bytes", "by one worker, as it told"),
     Column("memory_share", "of memory", "share", bar=True),
     Column("walltime_s", "walltime", "seconds"),
     Column("longest_s", "longest", "seconds"),
@@ -65,6 +65,7 @@ JOBS = (
     Column("name", "name", "name"),
     Column("pool", "pool", "name"),
     Column("state", "state", "name"),
+    Column("reason", "reason", "name"),
     Column("submitted", "submitted (UTC)", "moment"),
     Column("eligible", "eligible (UTC)", "moment", "when it could have been started"),
     Column("started", "started (UTC)", "moment"),
@@ -73,15 +74,14 @@ JOBS = (
     Column("waited_s", "in the queue", "seconds", "from when it could have been started"),
     Column("ran_s", "ran", "seconds"),
     Column("cores", "cores", "count"),
-    Column("cpu_s", "CPU used", "seconds", "of all its cores together"),
+    Column("cpu_s", "CPU used", "seconds", "of all its cores, as the resource manager has it"),
     Column("memory_bytes", "memory", "bytes"),
-    Column("max_rss_bytes", "most used", "bytes", "by one step on a node"),
+    Column("max_rss_bytes", "most used", "bytes", "by a step on a node, as the manager has it"),
     Column("energy_j", "J", "number", "where it is measured"),
     Column("gpus", "GPUs", "count"),
     Column("walltime_s", "walltime", "seconds"),
     Column("node", "node", "name"),
     Column("exit_code", "exit", "name"),
-    Column("reason", "reason", "name"),
     Column("arguments", "arguments", "name", "of this job alone in its script"),
     Column("script", "script", "name", "see Scripts"),
 )
@@ -159,8 +159,10 @@ def cost_table(bill: Bill) -> Table:
 
     rows = [row(pool or "(no pool)", costs) for pool, costs in bill.pools.items()]
     foot = row("all", bill.whole) if len(rows) > 1 else {}
+    # Of what nothing measures at this site nobody asks.
+    told = [c for c in COSTS if c.key != "energy_kwh" or any(row["energy_kwh"] for row in rows)]
     return Table(
-        "cost", "What it cost", COSTS, rows, "Nothing was allocated: no worker came.", foot=foot
+        "cost", "What it cost", told, rows, "Nothing was allocated: no worker came.", foot=foot
     )
 
 
@@ -219,7 +221,8 @@ def worker_table(history: ClusterHistory) -> Table:
                 "threads": worker.threads,
                 "gpus": worker.gpus or None,
                 "memory_bytes": worker.memory,
-                "busy_share": min(1.0, worker.busy / whole) if whole else None,
+                # of one that is there it was noted a while ago
+                "busy_share": min(1.0, worker.busy / whole) if whole and worker.ended else None,
                 "lost_tasks": worker.lost_tasks or None,
                 "again_tasks": worker.again_tasks or None,
                 "end": left,

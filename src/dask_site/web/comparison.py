@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from dask_site.history.books import Ledger
@@ -30,11 +31,12 @@ PARTS = (
 )
 SPANS = (
     Column("span", "span", "name"),
-    Column("a_lasted_s", "A lasted", "seconds"),
-    Column("b_lasted_s", "B lasted", "seconds"),
+    Column("a_worked_s", "A in tasks", "seconds", "what all its tasks took together"),
+    Column("b_worked_s", "B in tasks", "seconds", "what all its tasks took together"),
+    Column("times_worked", "B : A", "number", "how many times as much"),
+    Column("a_lasted_s", "A lasted", "seconds", "while others may have run beside it"),
+    Column("b_lasted_s", "B lasted", "seconds", "while others may have run beside it"),
     Column("times", "B : A", "number", "how many times as long"),
-    Column("a_core_hours", "A core-h", "hours"),
-    Column("b_core_hours", "B core-h", "hours"),
     Column("a_tasks", "A tasks", "count"),
     Column("b_tasks", "B tasks", "count"),
 )
@@ -97,17 +99,31 @@ def _sentence(a: ClusterHistory, b: ClusterHistory, spans: Table) -> str:
     how = "as long as" if 0.95 < other / one < 1.05 else "longer than" if other > one else ""
     text = f"B took {words.length(other)}, "
     text += f"{how} A's {words.length(one)}" if how else f"less than A's {words.length(one)}"
-    worst = max(
-        (row for row in spans.rows if row["more_s"] is not None and (row["times"] or 0) > 1.1),
-        key=lambda row: row["more_s"],
-        default=None,
-    )
-    if worst is None:
-        return f"{text}; no span that both have got much slower."
-    return (
-        f"{text}; of the spans that both have, {words.name(worst['span'])} got slower by most: "
-        f"{words.length(worst['a_lasted_s'])} became {words.length(worst['b_lasted_s'])}."
-    )
+    # What a span takes in its tasks is its own; how long it lasts depends on what runs beside it.
+    if worst := _worst(spans, "more_worked_s", "times_worked"):
+        return (
+            f"{text}; of the spans that both have, {words.name(worst['span'])} took most more: "
+            f"{words.length(worst['a_worked_s'])} in its tasks became "
+            f"{words.length(worst['b_worked_s'])}{_workers(a, b)}."
+        )
+    if worst := _worst(spans, "more_s", "times"):
+        before, after = words.length(worst["a_lasted_s"]), words.length(worst["b_lasted_s"])
+        return (
+            f"{text}; no span that both have took much more in its tasks, and "
+            f"{words.name(worst['span'])} lasted longer by most: {before} became "
+            f"{after}{_workers(a, b)}."
+        )
+    return f"{text}; no span that both have got much slower{_workers(a, b)}."
+
+
+def _worst(spans: Table, more: str, times: str) -> Mapping[str, Any] | None:
+    slower = (row for row in spans.rows if row[more] is not None and (row[times] or 0) > 1.1)
+    return max(slower, key=lambda row: row[more], default=None)
+
+
+def _workers(a: ClusterHistory, b: ClusterHistory) -> str:
+    one, other = len(a.workers), len(b.workers)
+    return "" if one == other else f". A had {words.plural(one, 'worker')} in all, B {other}"
 
 
 def _parts(a: Ledger, b: Ledger) -> Table:
@@ -142,19 +158,24 @@ def _spans(histories: tuple[ClusterHistory, ...], ledgers: tuple[Ledger, ...]) -
     found: dict[str, dict[str, Any]] = {}
     empty = dict.fromkeys((column.key for column in SPANS), None)
     for letter, history, ledger in zip("ab", histories, ledgers, strict=True):
-        times, work, tasks = lasted(history), worked(ledger), _tasks(history)
+        times, work, tasks = lasted(history), worked(history, ledger), _tasks(history)
         for name, count in tasks.items():
             row = found.setdefault(name, {**empty, "span": name})
             row[f"{letter}_lasted_s"] = times.get(name)
-            row[f"{letter}_core_hours"] = work.get(name, 0.0) / 3600
+            row[f"{letter}_worked_s"] = work.get(name, 0.0)
             row[f"{letter}_tasks"] = count
     for row in found.values():
-        one, other = row["a_lasted_s"], row["b_lasted_s"]
-        both = one is not None and other is not None
-        row["more_s"] = other - one if both else None
-        row["times"] = other / one if both and one else None
+        for what, more, ratio in (
+            ("lasted_s", "more_s", "times"),
+            ("worked_s", "more_worked_s", "times_worked"),
+        ):
+            one, other = row[f"a_{what}"], row[f"b_{what}"]
+            both = one is not None and other is not None
+            row[more] = other - one if both else None
+            row[ratio] = other / one if both and one else None
     rows = sorted(
-        found.values(), key=lambda row: -math.inf if row["more_s"] is None else row["more_s"]
+        found.values(),
+        key=lambda row: -math.inf if row["more_worked_s"] is None else row["more_worked_s"],
     )
     return Table("spans", "Which span got slower", SPANS, rows[::-1], "Neither computed anything.")
 

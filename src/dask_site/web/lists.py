@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,8 @@ from dask_site.web.tables import Column, Table
 
 #: Clusters on a page; among which names, states and pools are looked for; in a file.
 ROWS, MOST, MOST_IN_FILE = 25, 1000, 20_000
+# Seconds; the slowest that records come from a cluster whose site says nothing else is 30.
+_QUIET = 120.0
 STATES = ("any", "running", "finished", "ended otherwise", "with errors")
 COLUMNS = (
     Column("cluster", "cluster", "name"),
@@ -130,6 +133,9 @@ def _row(one: ClusterSummary, dashboard: str) -> dict[str, Any]:
 def in_words(one: ClusterSummary) -> tuple[str, str]:
     """Return the state of a cluster in words, and its mood."""
     if one.state == "running":
+        heard = time.time() - one.seen
+        if heard > _QUIET:
+            return f"not heard of for {words.length(heard)}", "poor"
         return "running", "live"
     if one.state == "silent":
         return "fell silent", "bad"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dask_site.history.books import Ledger
+from dask_site.history.comparing import computed
 from dask_site.history.model import ClusterHistory
 from dask_site.history.records import SpanRecord
 from dask_site.web.tables import Column, Table
@@ -42,11 +43,14 @@ PREFIXES = (
 def span_table(history: ClusterHistory, ledger: Ledger) -> Table:
     """Return the spans as a tree, each with its inner parts below it."""
     own = {books.id: books.parts for books in ledger.spans}
+    errors: Counter[str | None] = Counter()
+    for error in history.errors:
+        errors[error.span] += error.count
     inner: dict[str | None, list[SpanRecord]] = defaultdict(list)
     known = {span.id for span in history.spans}
     for span in history.spans:
         inner[span.parent if span.parent in known else None].append(span)
-    rows = [_row(span, depth, inner, own) for span, depth in _walk(inner)]
+    rows = [_row(span, depth, inner, own, errors) for span, depth in _walk(inner)]
     return Table(
         "spans",
         "Spans",
@@ -75,24 +79,29 @@ def _row(
     depth: int,
     inner: dict[str | None, list[SpanRecord]],
     own: dict[str, Any],
+    errors: Mapping[str | None, int],
 ) -> dict[str, Any]:
     parts: dict[str, float] = defaultdict(float)
     tasks = failed = nbytes = 0
+    total = 0.0
     stop = span.stop
     below = [span]
     seen = {span.id}
     for one in below:
         for part, seconds in own.get(one.id, {}).items():
             parts[part] += seconds
+        total += max(math.fsum(own.get(one.id, {}).values()), computed(one))
+        erred = 0
         for group in one.tasks.values():
             tasks += sum(group.states.values())
-            failed += group.states.get("erred", 0)
+            erred += group.states.get("erred", 0)
             nbytes += group.nbytes
+        # Those that nobody wants any more are in no state; their errors stay.
+        failed += max(erred, errors.get(one.id, 0))
         stop = max(stop, one.stop)
         more = [child for child in inner.get(one.id, []) if child.id not in seen]
         seen.update(child.id for child in more)
         below += more
-    total = math.fsum(parts.values())
     begun = span.start or span.enqueued
     return {
         "span": " / ".join(span.name),

@@ -90,7 +90,7 @@ class Column:
             "share": words.percent,
             "money": words.money,
             "moment": words.moment,
-            "number": lambda n: f"{n:,.3g}",
+            "number": words.number,
             "flag": lambda yes: "yes" if yes else "no",
         }
         return formats.get(self.kind, words.name)(value)

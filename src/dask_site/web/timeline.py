@@ -130,7 +130,8 @@ def timeline(history: ClusterHistory) -> Timeline:
     for pool in sorted({*jobs, *samples}, key=lambda name: name or ""):
         if pool in jobs:
             rows.append(_of_pool(axis, pool, jobs[pool]))
-        if len(samples[pool]) > 1:
+        # Tasks that wait for no pool in particular have samples too, and no threads.
+        if len(samples[pool]) > 1 and any(sample.nthreads for sample in samples[pool]):
             rows.append(_of_cores(axis, samples[pool]))
     spans, left_out = _of_spans(axis, history)
     return Timeline(axis.start, axis.end, (*rows, *spans), axis.ticks(), left_out)

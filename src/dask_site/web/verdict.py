@@ -90,6 +90,7 @@ def verdict(history: ClusterHistory, now: float | None = None) -> Verdict:
     if end.how != "closed":
         why = _ENDS.get(end.how, f"{words.name(end.how)}")
         undone = f"; {_are(tasks.undone)} undone" if tasks.undone else "; no task was left undone"
+        undone += _killed(history)
         word = "fell silent" if end.how in ("silent", "lost") else "was ended"
         sentence = f"It did not end by itself: after {lasted} {why}{undone}."
         return Verdict("bad" if tasks.undone else "poor", word, sentence)
@@ -119,12 +120,18 @@ def _running(history: ClusterHistory, tasks: Counts, now: float) -> Verdict:
     workers = sum(usage.workers for usage in history.usage)
     age = words.length(max(0.0, now - history.cluster.started))
     heard = now - history.seen
-    told = f"It has run for {age} with {words.plural(workers, 'worker')} now; "
-    told += f"{words.count(tasks.done)} of {words.plural(tasks.whole, 'task')} are done"
-    told += f", {words.count(tasks.failed)} failed" if tasks.failed else ""
+    done = f"{words.count(tasks.done)} of {words.plural(tasks.whole, 'task')}"
+    failed = f", {words.count(tasks.failed)} failed" if tasks.failed else ""
     if heard > max(60.0, 10 * history.cluster.interval):
-        told += f". It was last heard of {words.length(heard)} ago"
-    return Verdict("live", "running", f"{told}.")
+        age = words.length(max(0.0, history.seen - history.cluster.started))
+        sentence = (
+            f"Nothing was heard of it for {words.length(heard)}: its program was killed or hangs, "
+            f"or can't write here. Until then, after {age}, {done} were done{failed}"
+            f"{_killed(history)}."
+        )
+        return Verdict("poor", "not heard of", sentence)
+    told = f"It has run for {age} with {words.plural(workers, 'worker')} now; {done} are done"
+    return Verdict("live", "running", f"{told}{failed}.")
 
 
 def _are(undone: int) -> str:
@@ -137,14 +144,16 @@ def _also(undone: int) -> str:
 
 def _killed(history: ClusterHistory) -> str:
     """Return what else went wrong: workers that did not end as they should."""
-    lost = sum(not worker.expected for worker in history.workers)
-    if not lost:
-        return ""
+    lost = sum(worker.ended is not None and not worker.expected for worker in history.workers)
     states = Counter(
         job.state.upper()
         for job in allocations(history)
-        if job.state and any(not stay.worker.expected for stay in job.stays)
+        if job.state and (not lost or any(not stay.worker.expected for stay in job.stays))
     )
-    bad = {s: n for s, n in states.items() if not s.startswith(("COMPLETED", "ENDED", "RUNNING"))}
+    good = ("COMPLETED", "ENDED", "RUNNING", "COMPLETING", "PENDING")
+    bad = {s: n for s, n in states.items() if not s.startswith(good)}
     why = ", ".join(f"{n} {words.name(state)}" for state, n in bad.items())
-    return f"; {words.plural(lost, 'worker')} died on the way" + (f" ({why})" if why else "")
+    if lost:
+        return f"; {words.plural(lost, 'worker')} died on the way" + (f" ({why})" if why else "")
+    # A scheduler that is gone as well tells of no worker that died.
+    return f"; of its jobs {why}" if why and history.end is None else ""

@@ -13,13 +13,14 @@ NONE = "\u2013"
 
 
 def hours(value: float | None) -> str:
-    """Return hours with as many decimals as matter: ``1,234``, ``12.3``, ``0.42``."""
+    """Return hours with as many decimals as matter: ``1,234``, ``12.34``, ``0.034``."""
     if value is None:
         return NONE
     size = abs(value)
-    if 0 < size < 0.005:
-        return "<0.01" if value > 0 else ">-0.01"
-    digits = 0 if size >= 1000 else 1 if size >= 100 else 2
+    if 0 < size < 0.00005:
+        return "<0.0001" if value > 0 else ">-0.0001"
+    steps = ((1000, 0), (100, 1), (0.1, 2), (0.01, 3))
+    digits = next((digits for least, digits in steps if size >= least), 4 if size else 2)
     return f"{value:,.{digits}f}"
 
 
@@ -30,6 +31,11 @@ def percent(share: float | None) -> str:
     if 0 < abs(share) < 0.0005:
         return "<0.1 %" if share > 0 else ">-0.1 %"
     return f"{100 * share:.1f} %"
+
+
+def number(value: float) -> str:
+    """Return any number, in a few digits."""
+    return "<0.001" if 0 < value < 0.0005 else f"{value:,.3g}"
 
 
 def count(value: float | None) -> str:
