@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -175,6 +176,13 @@ def sealed(tmp_path):
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("x = 1\n")
     (package / "other.py").write_text("x = 2\n")
+    # as a view of Spack's has it
+    stored = tmp_path / "store" / "other.pyc"
+    stored.parent.mkdir()
+    py_compile.compile(str(package / "other.py"), str(stored))
+    os.utime(package / "other.py", (1, 1))
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / f"other.{sys.implementation.cache_tag}.pyc").symlink_to(stored)
     (release / "env" / "bin").mkdir()
     (release / "env" / "bin" / "python").symlink_to(sys.executable)
     (release / "env" / "bin" / "tool").write_text("#!/bin/sh\n")
@@ -185,6 +193,12 @@ def sealed(tmp_path):
         run(sys.executable, "-", release, json.dumps({"release": "1-a"}), stdin=text)
     assert list(drift_node.sealed(release)) == []
     return release
+
+
+def test_who_may_write_changes_nothing_by_running_it(sealed):
+    package = sealed / "env" / "lib" / PYTHON / "site-packages"
+    run(sys.executable, "-c", "import dask_site.other", env={"PYTHONPATH": str(package)})
+    assert list(drift_node.sealed(sealed)) == []
 
 
 def found_in(release):
