@@ -157,7 +157,8 @@ def stores(root: Path) -> set[Path]:
 def stored(store: Path) -> Iterator[Found]:
     """Yield what differs in a store from what Spack wrote down when it installed it.
 
-    As `spack verify manifest` does, which ends at the first package that differs.
+    As `spack verify manifest` does, which ends at the first package that differs, and takes the
+    site's own for one.
     """
     index = store / ".spack-db" / "index.json"
     try:

@@ -44,8 +44,6 @@ def test_all_of_it_came_from_the_build_cache(login1, spack):
     names = {package["name"] for package in installed if not package.get("external")}
     assert {"py-numpy", "py-distributed"} <= names <= wanted, "and nothing that only builds need"
     assert "py-cython" in wanted - names
-    verified = spack("verify manifest --all")
-    assert verified.rc == 0, verified.stdout + verified.stderr
 
 
 def test_the_release_says_what_it_is_made_of(login1):
