@@ -22,7 +22,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 # What the seal of a release does not cover, and what may be in its configuration
 BESIDE = {"SHA256SUMS", "TREE", "manifest.json"}
@@ -173,14 +175,27 @@ def stored(store: Path) -> Iterator[Found]:
             continue  # the site's own
         written = place / ".spack" / "install_manifest.json"
         try:
-            entries.update((Path(k), v) for k, v in json.loads(written.read_text()).items())
-        except (OSError, ValueError, AttributeError) as error:
+            entries.update(installed(place, json.loads(written.read_text())))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             yield written, f"can't be read: {error}"
     with ThreadPoolExecutor() as threads:
         told = threads.map(entry, entries.keys(), entries.values())
         for path, what in zip(entries, told, strict=True):
             if what:
                 yield path, what
+
+
+def installed(place: Path, written: dict[str, dict[str, object]]) -> Iterator[tuple[Path, Any]]:
+    """Yield what a manifest says of each path, also where a build cache brought it from elsewhere.
+
+    Then content and links name other folders by now than when it was written.
+    """
+    built = Path(min(written, key=len))
+    for name, wanted in written.items():
+        kept = (
+            wanted if built == place else {k: wanted[k] for k in ("mode", "owner") if k in wanted}
+        )
+        yield place / Path(name).relative_to(built), kept
 
 
 def entry(path: Path, wanted: dict[str, object]) -> str:
@@ -190,12 +205,16 @@ def entry(path: Path, wanted: dict[str, object]) -> str:
         if stat.S_ISLNK(status.st_mode):
             now: dict[str, object] = {"dest": str(path.readlink())}
         elif stat.S_ISREG(status.st_mode):
-            content = hashlib.sha1(path.read_bytes(), usedforsecurity=False).digest()
-            now = {"hash": base64.b32encode(content).decode()}
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, partial(hashlib.sha1, usedforsecurity=False))
+            now = {"hash": base64.b32encode(content.digest()).decode()}
         else:
             now = {}
     except OSError:
         return "missing: Spack installed it"
+    moved = not {"hash", "dest"} & wanted.keys() and not stat.S_ISDIR(status.st_mode)
+    if moved:
+        now = {}
     if wanted.get("dest") != now.get("dest"):
         is_now, was = (
             f"a link to {x['dest']}" if "dest" in x else "no link" for x in (now, wanted)

@@ -130,7 +130,8 @@ def test_an_account_that_the_system_locks(carols, browser, locked, unlocked):
     node("login1").check_output(locked)
     try:
         for where, stream in streams.items():
-            kept_out(ended(stream, 45), where, "a WebSocket goes on")
+            # A shell is looked for each half minute.
+            kept_out(ended(stream, 90), where, "a WebSocket goes on")
         kept_out(until(lambda: "Log in" in carol.go(f"{carol.origin()}/").text, 20), "her list")
     finally:
         node("login1").check_output(f"{unlocked}; usermod -p '!*' carol")

@@ -29,10 +29,11 @@ def test_releases_go_that_nobody_uses(before, given_back):
     works = f"#!/bin/sh\nsleep 900\n{TOP}/releases/0.0.5-works/env/bin/python x\n"
     login.check_output("cat > /tmp/works.sh <<'E'\n" + works + "E")
     login.check_output("runuser -l alice -c 'sbatch -p standard --mem=100M -J later /tmp/works.sh'")
-    assert until(lambda: login.check_output("squeue -h -u alice -n later -t RUNNING"), 60)
     inside = f"cd {TOP}/releases/0.0.2-runs && (setsid sleep 900 > /dev/null 2>&1 & echo $!)"
     process = node("c1").check_output(inside)
     try:
+        running = "squeue -h -u alice -n later -t RUNNING"
+        assert until(lambda: login.check_output(running), 120)
         status, said = play("playbooks/prune.yml", "--check", dask_environment_keep=2)
         assert status == 0, said
         assert login.file(f"{TOP}/releases/0.0.1-gone").exists

@@ -1,6 +1,7 @@
 """The recorder on real clusters: what it wrote is compared with what was done."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from dask_jobqueue import SLURMCluster
 from dask_jobqueue.local import LocalCluster as LocalQueue
 from distributed import Client, LocalCluster, wait
 
+from dask_site.history import recorder
 from dask_site.history.ledger import close_books
 from dask_site.history.model import ClusterHistory
 from dask_site.history.naming import span
@@ -515,7 +517,6 @@ def test_killing_the_scheduler_loses_less_than_one_tick(tmp_path):
 # -- size -----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("interval", "age", "rest"),
     [(5, 0, 5), (5, 600, 10), (5, 1200, 15), (5, 1e6, 30), (30, 600, 30), (60, 600, 60)],
@@ -524,6 +525,18 @@ def test_the_older_a_cluster_the_longer_from_one_record_to_the_next(interval, ag
     assert pace(interval, age) == rest
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_cluster_with_nothing_to_do_says_that_it_is_there(folder, monkeypatch, workers):
+    monkeypatch.setattr(recorder, "_STILL", 0.5)
+    with local(n_workers=workers):
+        time.sleep(4)
+        (path,) = folder.iterdir()
+        said = [found.t for found, _ in read_spool(path)]
+    apart = [later - earlier for earlier, later in itertools.pairwise(said)]
+    assert len(set(said)) >= 3 and max(apart) < 3.0, apart
+
+
+@pytest.mark.slow
 def test_a_thousand_spans_are_all_there_and_cost_little_once_done(folder):
     with local() as cluster, Client(cluster) as client:
         futures = []

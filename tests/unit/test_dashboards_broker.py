@@ -5,6 +5,7 @@ import json
 import os
 import pwd
 import stat
+import time
 from dataclasses import replace
 
 import pytest
@@ -388,8 +389,22 @@ def test_a_lock_of_the_system_is_seen_at_once(tmp_path):
         assert not waits.done()
         (tmp_path / "locked").write_text("somebody\n")
         await asyncio.wait_for(waits, 10)
-        known.find_unusable([])
-        await known.change(0.01)  # by then nothing has changed
+        await known.look(set())
+        began = time.monotonic()
+        await known.change(0.3)
+        assert time.monotonic() - began > 0.2, "by then nothing has changed"
+
+    asyncio.run(seen())
+
+
+def test_a_login_hides_no_lock_from_who_looks(tmp_path):
+    known = accounts.Accounts(tmp_path / "locked")
+
+    async def seen():
+        await known.look(set())
+        (tmp_path / "locked").write_text("somebody\n")
+        known.find_unusable([os.getuid()])  # as a login does
+        await asyncio.wait_for(known.change(60), 5)
 
     asyncio.run(seen())
 

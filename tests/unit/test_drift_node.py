@@ -124,11 +124,13 @@ def store(tmp_path):
     """A store with one package, as Spack describes what it installed."""
     prefix = tmp_path / "store" / "linux-x86_64" / "py-thing-1.0-abc"
     (prefix / "lib").mkdir(parents=True)
+    (prefix / "lib").chmod(0o755)
     file, link = prefix / "lib" / "thing.py", prefix / "lib" / "other.py"
     file.write_text("print()\n")
     link.symlink_to("thing.py")
     sha1 = base64.b32encode(hashlib.sha1(file.read_bytes()).digest()).decode()
     described = {
+        str(prefix): {},
         str(prefix / "lib"): {},
         str(file): {"hash": sha1, "size": 8},
         str(link): {"dest": "thing.py"},
@@ -181,10 +183,18 @@ def test_a_store_as_it_was_installed_is_no_difference(store):
 def test_what_differs_in_a_store_is_told(store, command, path, what):
     if "chown" in command and os.geteuid():
         pytest.skip("only root gives files away")
-    (store / "lib").chmod(0o755)
     subprocess.run(["sh", "-c", command], cwd=store, check=True)
     told = differing(store)
     assert list(told) == [path] and told[path].startswith(what), told
+
+
+def test_what_a_build_cache_brought_from_elsewhere_has_other_content(store):
+    file = store / ".spack" / "install_manifest.json"
+    file.write_text(file.read_text().replace(str(store), "/elsewhere/py-thing"))
+    (store / "lib" / "thing.py").write_text("# another folder\n")
+    assert differing(store) == {}
+    (store / "lib" / "thing.py").unlink()
+    assert differing(store) == {"lib/thing.py": "missing: Spack installed it"}
 
 
 def test_a_store_without_its_index_is_told(store):

@@ -23,7 +23,7 @@ def compile_modules(release: Path) -> None:
     """Byte-compile on all cores; users can't write here, so an import needn't compare times."""
     # Spack's view has links to bytecode in its store, which compileall leaves alone; where that is
     # older than its source, whoever may write here would get a file in the place of the link.
-    for path in (release / "env" / "lib").rglob("*.pyc"):
+    for path in (release / "env" / "lib").rglob("__pycache__/*.pyc"):
         if path.is_symlink():
             path.unlink()
     # a process of its own: compileall's workers import the main module, here standard input;

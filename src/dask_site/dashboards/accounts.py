@@ -7,6 +7,7 @@ import contextlib
 import logging
 import pwd
 import re
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ class Accounts:
         self.unusable: frozenset[int] = frozenset()
         self._names: dict[int, str] = {}
         self._file = locked
-        self._seen = 0
+        # When it was written that was read last, and that was looked by last.
+        self._seen = self._looked = 0
         self._locked: frozenset[str] = frozenset()
+        self._alone = threading.Lock()
 
     def name(self, uid: int) -> str:
         """Return a user's name as far as it is known, else the number; asks nobody."""
@@ -58,6 +61,7 @@ class Accounts:
 
     async def look(self, uids: set[int]) -> None:
         """Ask anew for names and accounts, and forget all others."""
+        self._looked = self._written()
         found = await asyncio.to_thread(
             lambda: ({uid: name_of(uid) for uid in uids}, self.find_unusable(uids))
         )
@@ -67,7 +71,7 @@ class Accounts:
         """Return when the system has locked or unlocked somebody, or after so many seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._written() == self._seen:
+                while self._written() == self._looked:
                     await asyncio.sleep(1)
 
     def find_unusable(self, uids: Iterable[int]) -> frozenset[int]:
@@ -92,15 +96,16 @@ class Accounts:
 
     def _read(self) -> frozenset[str]:
         """Return whom the system has locked; as before, where that can't be read any more."""
-        written = self._written()
-        if written != self._seen:
-            try:
-                with self._file.open(encoding="utf-8", errors="replace") as file:
-                    self._locked = frozenset(file.read(_LARGEST).split("\n"))
-            except OSError as error:
-                logger.warning("%s says who is locked and can't be read: %s", self._file, error)
-            self._seen = written
-        return self._locked
+        with self._alone:
+            written = self._written()
+            if written != self._seen:
+                try:
+                    with self._file.open(encoding="utf-8", errors="replace") as file:
+                        self._locked = frozenset(file.read(_LARGEST).split("\n"))
+                    self._seen = written
+                except OSError as error:
+                    logger.warning("%s says who is locked and can't be read: %s", self._file, error)
+            return self._locked
 
 
 async def uid_for(given: Any) -> int:

@@ -188,6 +188,8 @@ class Ledger:
         Allocated core-seconds by where they are known from.
     beside : Beside
     clusters : int
+    cores_per_thread : float
+        Of one cluster, on average: what a second of a task is in core-seconds.
     """
 
     whole: Books = field(default_factory=Books)
@@ -196,6 +198,7 @@ class Ledger:
     sources: Mapping[str, float] = field(default_factory=dict)
     beside: Beside = field(default_factory=Beside)
     clusters: int = 0
+    cores_per_thread: float = 1.0
 
     def __add__(self, other: Ledger) -> Ledger:
         pools = dict(self.pools)

@@ -131,7 +131,9 @@ def worked(history: ClusterHistory, ledger: Ledger) -> dict[str, float]:
     books = {span.id: span.total for span in ledger.spans}
     found: dict[str, float] = defaultdict(float)
     for span in history.spans:
-        found[" / ".join(span.name)] += max(books.get(span.id, 0.0), computed(span))
+        found[" / ".join(span.name)] += max(
+            books.get(span.id, 0.0), computed(span) * ledger.cores_per_thread
+        )
     return dict(found)
 
 

@@ -83,7 +83,7 @@ def close_books(history: ClusterHistory) -> Ledger:
         for s in history.spans
     ]
     whole = sum(books.values(), Books())
-    return Ledger(whole, books, tuple(spans), dict(sources), _beside(history), 1)
+    return Ledger(whole, books, tuple(spans), dict(sources), _beside(history), 1, share)
 
 
 class _Pool:

@@ -62,7 +62,7 @@ def state(history: ClusterHistory, now: float | None = None) -> str:
     if history.end is not None:
         return "ended"
     moment = time.time() if now is None else now
-    patience = 2 * max(_SLOWEST, history.cluster.interval)
+    patience = 3 * max(_SLOWEST, history.cluster.interval)
     return "running" if moment - history.seen < patience else "silent"
 
 

@@ -41,6 +41,8 @@ _SLOWEST = 30.0
 # A cluster of this age, in seconds, has twice the interval, and so on: what a kill loses is at most
 # an interval and a hundredth of its life, and what is written grows with the logarithm of that.
 _AGE = 600.0
+# A little less, as rounds are this far apart themselves in the end.
+_STILL = 0.8 * _SLOWEST
 # Of the scheduler's thread that one round may take, and those from which on it is dear.
 _BUDGET = 0.010
 _DEAR = 0.020
@@ -129,7 +131,7 @@ class Recorder:
             ways.insert(0 if first == "http" else 1, Sender(service, self.cluster_id, most_bytes))
         self._scribe = Scribe(Ways(self.cluster_id, ways))
         self._started = time.time()
-        self._begun = time.monotonic()
+        self._begun = self._given_at = time.monotonic()
         self._workers = Workers(scheduler, self._started)
         self._spans = Spans(scheduler)
         self._errors = Errors(scheduler)
@@ -246,17 +248,20 @@ class Recorder:
         self._next_sample = at + 0.9 * min(rest, self.interval)
         if at < self._next_write or not self._scribe.idle:
             return
-        rest = pace(self.interval, at - self._begun)
-        self._next_write = at + 0.9 * rest * (1 + 5 * self._scribe.share)
+        rest = pace(self.interval, at - self._begun) * (1 + 5 * self._scribe.share)
+        self._next_write = at + 0.9 * min(rest, max(_SLOWEST, 6 * self.interval))
         self._confirm()
         changes = [change for source in self._sources(now) for change in source]
+        if not changes and at - self._given_at > _STILL:
+            changes = [Change(self._describe(), _nothing)]  # it is there
         if changes:
+            self._given_at = at
             self._give(changes)
 
     def _sources(self, now: float, final: bool = False) -> Iterator[Iterable[Change]]:
         """Yield what there is to write, what is needed most first."""
         mark = (self._scheduler.transition_counter, self._workers.count)
-        every = 0.0 if final else self.interval if mark != self._mark else _SLOWEST
+        every = 0.0 if final else self.interval if mark != self._mark else _STILL
         self._mark = mark
         if final:
             self._confirm(warn=False)

@@ -147,7 +147,7 @@ def strip_of(ledger: Ledger, costs: Bill) -> list[Item]:
     again, allocated = ledger.whole.again, ledger.whole.allocated
     if again and allocated:
         share = words.percent(again / allocated)
-        text = f"about, {share}: results that died with workers, to be done again"
+        text = f"about {share} of all: what had been computed and died with workers"
         items.append(Item("Lost results", f"{words.hours(again / 3600)} core-h", text))
     queue = words.plural(beside.jobs, "job")
     never = f", {words.count(beside.never_started)} never started" if beside.never_started else ""

@@ -100,7 +100,8 @@ def _sentence(a: ClusterHistory, b: ClusterHistory, spans: Table) -> str:
     text = f"B took {words.length(other)}, "
     text += f"{how} A's {words.length(one)}" if how else f"less than A's {words.length(one)}"
     # What a span takes in its tasks is its own; how long it lasts depends on what runs beside it.
-    if worst := _worst(spans, "more_worked_s", "times_worked"):
+    least = 0.05 * math.fsum(row["b_worked_s"] or 0.0 for row in spans.rows)
+    if worst := _worst(spans, "more_worked_s", "times_worked", least):
         return (
             f"{text}; of the spans that both have, {words.name(worst['span'])} took most more: "
             f"{words.length(worst['a_worked_s'])} in its tasks became "
@@ -116,8 +117,12 @@ def _sentence(a: ClusterHistory, b: ClusterHistory, spans: Table) -> str:
     return f"{text}; no span that both have got much slower{_workers(a, b)}."
 
 
-def _worst(spans: Table, more: str, times: str) -> Mapping[str, Any] | None:
-    slower = (row for row in spans.rows if row[more] is not None and (row[times] or 0) > 1.1)
+def _worst(spans: Table, more: str, times: str, least: float = 0.0) -> Mapping[str, Any] | None:
+    slower = (
+        row
+        for row in spans.rows
+        if row[more] is not None and row[more] >= least and (row[times] or 0) > 1.1
+    )
     return max(slower, key=lambda row: row[more], default=None)
 
 

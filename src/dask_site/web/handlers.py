@@ -155,7 +155,12 @@ class ClustersPage(Page):
             link = safe_link(self.context.store.load(one.id).cluster.dashboard)
             if link:
                 dashboards[one.id] = link
-        return lists.cluster_list(chosen, dashboards, others=owner is None)
+        return lists.cluster_list(
+            chosen,
+            dashboards,
+            others=owner is None,
+            interval=self.context.site.history.interval,
+        )
 
     def _made(
         self,

@@ -18,7 +18,7 @@ from dask_site.web.tables import Column, Table
 
 #: Clusters on a page; among which names, states and pools are looked for; in a file.
 ROWS, MOST, MOST_IN_FILE = 25, 1000, 20_000
-# Seconds; the slowest that records come from a cluster whose site says nothing else is 30.
+# Seconds: several times as long as a recorder that has nothing to say is silent.
 _QUIET = 120.0
 STATES = ("any", "running", "finished", "ended otherwise", "with errors")
 COLUMNS = (
@@ -94,6 +94,7 @@ def cluster_list(
     dashboards: Mapping[str, str],
     *,
     others: bool = False,
+    interval: float = 5.0,
 ) -> Table:
     """Return a table of clusters.
 
@@ -103,16 +104,19 @@ def cluster_list(
         Links of those that run.
     others : bool
         Whether there are clusters of several users.
+    interval : float
+        Seconds from one of their records to the next.
     """
-    rows = [_row(one, dashboards.get(one.id, "")) for one in clusters]
+    quiet = max(_QUIET, 3 * interval)
+    rows = [_row(one, dashboards.get(one.id, ""), quiet) for one in clusters]
     columns: tuple[Column, ...] = COLUMNS
     if others:
         columns = (COLUMNS[0], Column("user", "user", "name"), *COLUMNS[1:])
     return Table("clusters", "Clusters", columns, rows, cards=True)
 
 
-def _row(one: ClusterSummary, dashboard: str) -> dict[str, Any]:
-    state, mood = in_words(one)
+def _row(one: ClusterSummary, dashboard: str, quiet: float) -> dict[str, Any]:
+    state, mood = in_words(one, quiet)
     return {
         "cluster": title(one.name, one.program, f"{one.kind} {one.id[:8]}"),
         "user": one.owner_name,
@@ -130,11 +134,17 @@ def _row(one: ClusterSummary, dashboard: str) -> dict[str, Any]:
     }
 
 
-def in_words(one: ClusterSummary) -> tuple[str, str]:
-    """Return the state of a cluster in words, and its mood."""
+def in_words(one: ClusterSummary, quiet: float = _QUIET) -> tuple[str, str]:
+    """Return the state of a cluster in words, and its mood.
+
+    Parameters
+    ----------
+    quiet : float
+        Seconds without a record after which one that runs is not said to.
+    """
     if one.state == "running":
         heard = time.time() - one.seen
-        if heard > _QUIET:
+        if heard > quiet:
             return f"not heard of for {words.length(heard)}", "poor"
         return "running", "live"
     if one.state == "silent":

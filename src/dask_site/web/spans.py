@@ -50,7 +50,8 @@ def span_table(history: ClusterHistory, ledger: Ledger) -> Table:
     known = {span.id for span in history.spans}
     for span in history.spans:
         inner[span.parent if span.parent in known else None].append(span)
-    rows = [_row(span, depth, inner, own, errors) for span, depth in _walk(inner)]
+    share = ledger.cores_per_thread
+    rows = [_row(span, depth, inner, own, errors, share) for span, depth in _walk(inner)]
     return Table(
         "spans",
         "Spans",
@@ -80,6 +81,7 @@ def _row(
     inner: dict[str | None, list[SpanRecord]],
     own: dict[str, Any],
     errors: Mapping[str | None, int],
+    share: float,
 ) -> dict[str, Any]:
     parts: dict[str, float] = defaultdict(float)
     tasks = failed = nbytes = 0
@@ -90,7 +92,7 @@ def _row(
     for one in below:
         for part, seconds in own.get(one.id, {}).items():
             parts[part] += seconds
-        total += max(math.fsum(own.get(one.id, {}).values()), computed(one))
+        total += max(math.fsum(own.get(one.id, {}).values()), computed(one) * share)
         erred = 0
         for group in one.tasks.values():
             tasks += sum(group.states.values())

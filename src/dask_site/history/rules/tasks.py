@@ -62,8 +62,8 @@ def no_work(history: ClusterHistory, ledger: Ledger) -> Advice | None:
         (
             f"Nothing was submitted for {core_hours(idle)}, {percent(share)} of the allocation; "
             f"most of it in pool {pool or '(none)'}.{told}",
-            f"It was run from {'the kernel of a notebook' if notebook else program}, as "
-            f"{history.cluster.kind}.",
+            f"It is a {history.cluster.kind} of "
+            f"{'the kernel of a notebook' if notebook else program}.",
         ),
         settings.idle_workers(history),
         core_seconds=idle,

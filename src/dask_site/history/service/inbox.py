@@ -50,7 +50,8 @@ class Inbox:
     most_bytes, most_files : int
         Of each user.
     left_bytes : int
-        Of all users together: what stays free of the file system, for the store.
+        Of all users together: what stays free of the file system, for the store; of a small one
+        a twentieth.
     """
 
     def __init__(
@@ -134,11 +135,12 @@ class Inbox:
         """Refuse what a user has no room for, or nobody."""
         system = os.statvfs(self._folder.parent)
         left = system.f_bavail * system.f_frsize
-        if left - size < self._left_bytes:
+        least = min(self._left_bytes, system.f_blocks * system.f_frsize // 20)
+        if left - size < least:
             raise InboxError(
                 503,
                 f"The file system of the history has {left} bytes left, and what is sent is taken "
-                f"while there are {self._left_bytes}: tell who runs the service.",
+                f"while there are {least}: tell who runs the service.",
             )
         used, now = self._used.setdefault(uid, _Used()), time.monotonic()
         if now - used.counted > _COUNTED:

@@ -17,8 +17,8 @@
       await new Promise((done) => setTimeout(done, pause));
       try {
         // What hangs at a node that is away is begun anew: the system itself tries ever less often.
-        const signal = AbortSignal.timeout(5000);
-        const asked = { cache: "no-store", redirect: "manual", signal };
+        const asked = { cache: "no-store", redirect: "manual" };
+        if (AbortSignal.timeout) asked.signal = AbortSignal.timeout(5000);
         const answer = await fetch(base + "/health", asked);
         if (answer.ok || answer.status === 401 || answer.status === 403) break;
       } catch {
