@@ -7,6 +7,7 @@ import time
 import pytest
 
 from life import (
+    LOGIN,
     TOP,
     UNITS,
     current,
@@ -78,3 +79,36 @@ def test_one_command_goes_back_with_the_history(before, upgraded, alices, twenty
     assert json.loads(told.split("\n", 1)[1])
     assert until(lambda: seen() > done + 2, 60)
     untouched(jobs, began_with)
+
+
+def test_a_release_whose_dashboards_had_fewer_units(before, upgraded, given_back):
+    """They go with the way back, and come with the way forth; going where one is changes nothing."""
+    names = [f"dask-dashboards-accounts.{kind}" for kind in ("path", "service", "timer")]
+
+    def there():
+        return {
+            unit for host in LOGIN for unit in names if node(host).file(f"{UNITS}/{unit}").exists
+        }
+
+    def waiting():
+        asked = f"systemctl is-active {names[0]} {names[2]}"
+        return [node(host).run(asked).stdout.split() for host in LOGIN]
+
+    def went(release):
+        status, said = play("playbooks/rollback.yml", dask_release=release)
+        assert status == 0, said
+        assert current() == release and services_are_of(release)
+
+    went(upgraded)
+    for host in LOGIN:
+        node(host).check_output(f"rm /etc/dask-site/{before}/dask-dashboards-accounts.*")
+    try:
+        went(before)
+        assert there() == set() and waiting() == [["inactive", "inactive"]] * 2
+        went(before)
+        went(upgraded)
+        assert there() == set(names) and waiting() == [["active", "active"]] * 2
+    finally:
+        for host in LOGIN:
+            copied = f"cp -p {UNITS}/dask-dashboards-accounts.* /etc/dask-site/{before}/"
+            node(host).run(copied)
