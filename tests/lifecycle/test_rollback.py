@@ -82,7 +82,7 @@ def test_one_command_goes_back_with_the_history(before, upgraded, alices, twenty
 
 
 def test_a_release_whose_dashboards_had_fewer_units(before, upgraded, given_back):
-    """They go with the way back, and come with the way forth; going where one is changes nothing."""
+    """They go with the way back, and come with the way forth; where one is, nothing changes."""
     names = [f"dask-dashboards-accounts.{kind}" for kind in ("path", "service", "timer")]
 
     def there():
