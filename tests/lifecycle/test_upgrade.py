@@ -28,7 +28,7 @@ HISTORY = f"{UNITS}/dask-history.service"
 
 
 def test_what_fails_its_acceptance_reaches_nobody(before, newer):
-    status, said = play("site.yml", dask_environment_wheel=newer, dask_acceptance_timeout=1)
+    status, said = play("site.yml", dask_environment_wheel=newer, dask_acceptance_timeout=0)
     assert status != 0
     assert "pools that do not work" in said
     assert current() == before and services_are_of(before) and version() == "0003"
