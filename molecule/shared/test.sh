@@ -4,10 +4,12 @@
 set -euo pipefail
 cache=$1 cluster=$2
 shift 2
-if [ "${SCENARIO:-default}" = spack ] && ! [ "${DASK_SITE_SPACK:-}" -a "${DASK_SITE_SPACK_PACKAGES:-}" -a "${DASK_SITE_SPACK_SOURCES:-}" ]; then
-  echo "==> the scenario spack is left out: DASK_SITE_SPACK, _PACKAGES and _SOURCES name no checkouts (docs/admin/spack.md)"
-  exit 0
-fi
+for name in DASK_SITE_SPACK DASK_SITE_SPACK_PACKAGES DASK_SITE_SPACK_SOURCES; do
+  if [ "${SCENARIO:-default}" = spack ] && [ -z "${!name:-}" ]; then
+    echo "==> the scenario spack is left out: $name names nothing (docs/admin/spack.md)"
+    exit 0
+  fi
+done
 logs=out/molecule
 mkdir -p "$logs"
 declare -A running
