@@ -284,6 +284,25 @@ def test_jobs_of_plain_dask_jobqueue_are_recorded_the_never_started_ones_too(
     assert (waited.jobs, waited.never_started) == (2, 2)
 
 
+def test_jobs_that_come_and_go_between_two_records_of_an_old_cluster(folder):
+    with LocalQueue(
+        cores=1, processes=1, memory="1GiB", interface="lo", silence_logs=50,
+        scheduler_options={"dashboard_address": ":0"},
+    ) as cluster:  # fmt: skip
+        cluster.scale(jobs=1)
+        eventually(lambda: the_history(folder).jobs)
+        recorder = recorder_of(cluster.scheduler)
+        recorder._begun -= 1e6
+        written = len(the_history(folder).jobs)
+        time.sleep(2)  # until the next record is far away
+        cluster.scale(jobs=2)
+        time.sleep(3)
+        cluster.scale(jobs=1)
+        eventually(lambda: len(cluster.workers) == 1)
+        assert len(the_history(folder).jobs) == written == 1
+    assert len(the_history(folder).jobs) == 2
+
+
 def test_submissions_of_plain_dask_jobqueue_that_are_refused(folder, tmp_path, monkeypatch):
     command = tmp_path / "sbatch"
     command.write_text("#!/bin/sh\necho no such partition >&2; exit 1\n")

@@ -43,6 +43,12 @@ class Jobs:
 
     def __call__(self) -> Iterator[dict[str, Any]]:
         """Yield them as `dask_site.history.records.JobRecord` has them."""
+        self.look()
+        for known in self._known.values():
+            yield dict(known)
+
+    def look(self) -> None:
+        """Take note of those that came and went since the last look."""
         now = time.time()
         there = {str(ws.name) for ws in list(self._cluster.scheduler.workers.values())}
         jobs = {str(name): job for name, job in list(self._cluster.workers.items())}
@@ -51,7 +57,6 @@ class Jobs:
                 self._known.setdefault(given, self._asked(given, job, now))
         for given, known in self._known.items():
             self._look(known, jobs.get(given), given, there, now)
-            yield dict(known)
 
     def _asked(self, given: str, job: Any, now: float) -> dict[str, Any]:
         name = clean_id(given) or "job"

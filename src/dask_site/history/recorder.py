@@ -23,7 +23,7 @@ from dask_site import __version__
 from dask_site.history import endings
 from dask_site.history.errors import Errors, Traffic
 from dask_site.history.job_id import job_id
-from dask_site.history.jobqueue import jobs_of
+from dask_site.history.jobqueue import Jobs, jobs_of
 from dask_site.history.lines import MIB
 from dask_site.history.measures import clean, clean_id, cluster_of
 from dask_site.history.scribe import Scribe
@@ -141,7 +141,7 @@ class Recorder:
         self._sent_scripts: set[str] = set()
         self._given: list[Change] = []
         self._mark: Any = None
-        self._next_sample = self._next_write = 0.0
+        self._next_sample = self._next_write = self._next_look = 0.0
         self._failures = 0
         self._warned = False
         self._signal: tuple[str, float] | None = None
@@ -246,6 +246,10 @@ class Recorder:
         rest = 1.0 if count <= 50 else 2.0 if count <= 200 else 5.0
         # The clock's rounds are never quite on time.
         self._next_sample = at + 0.9 * min(rest, self.interval)
+        if isinstance(self.jobs, Jobs) and at >= self._next_look:
+            # Nobody else remembers one that is cancelled before the next record.
+            self._next_look = at + 0.9 * self.interval
+            self.jobs.look()
         if at < self._next_write or not self._scribe.idle:
             return
         rest = pace(self.interval, at - self._begun) * (1 + 5 * self._scribe.share)
