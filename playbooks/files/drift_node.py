@@ -169,7 +169,7 @@ def stored(store: Path) -> Iterator[Found]:
     except (OSError, ValueError, LookupError, TypeError) as error:
         yield index, f"can't be read: {error}"
         return
-    entries: dict[Path, dict[str, object]] = {}
+    entries: dict[Path, dict[str, Any]] = {}
     for place in places:
         if not place.is_relative_to(store):
             continue  # the site's own
@@ -185,48 +185,54 @@ def stored(store: Path) -> Iterator[Found]:
                 yield path, what
 
 
-def installed(place: Path, written: dict[str, dict[str, object]]) -> Iterator[tuple[Path, Any]]:
+def installed(place: Path, written: dict[str, dict[str, Any]]) -> Iterator[tuple[Path, Any]]:
     """Yield what a manifest says of each path, also where a build cache brought it from elsewhere.
 
     Then content and links name other folders by now than when it was written.
     """
     built = Path(min(written, key=len))
     for name, wanted in written.items():
+        if "mode" not in wanted:
+            continue  # it was gone before it was described
         kept = (
             wanted if built == place else {k: wanted[k] for k in ("mode", "owner") if k in wanted}
         )
         yield place / Path(name).relative_to(built), kept
 
 
-def entry(path: Path, wanted: dict[str, object]) -> str:
+def entry(path: Path, wanted: dict[str, Any]) -> str:
     """Return how a file, folder or link differs from what Spack installed; empty if it doesn't."""
     try:
         status = path.lstat()
+        now: dict[str, Any] = {}
         if stat.S_ISLNK(status.st_mode):
-            now: dict[str, object] = {"dest": str(path.readlink())}
-        elif stat.S_ISREG(status.st_mode):
+            now["dest"] = str(path.readlink())
+        elif stat.S_ISREG(status.st_mode) and "hash" in wanted:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, partial(hashlib.sha1, usedforsecurity=False))
-            now = {"hash": base64.b32encode(content.digest()).decode()}
-        else:
-            now = {}
+            now["hash"] = base64.b32encode(content.digest()).decode()
     except OSError:
         return "missing: Spack installed it"
-    moved = not {"hash", "dest"} & wanted.keys() and not stat.S_ISDIR(status.st_mode)
-    if moved:
-        now = {}
-    if wanted.get("dest") != now.get("dest"):
-        is_now, was = (
-            f"a link to {x['dest']}" if "dest" in x else "no link" for x in (now, wanted)
-        )
+    mode = wanted["mode"]
+    is_now, was = kind(status.st_mode, now), kind(mode, wanted)
+    if stat.S_IFMT(status.st_mode) != stat.S_IFMT(mode) or now.get("dest") != wanted.get(
+        "dest", now.get("dest")
+    ):
         return f"{is_now}, and Spack installed {was}"
-    if wanted.get("hash") != now.get("hash"):
+    if now.get("hash") != wanted.get("hash"):
         return "edited: its content has another hash"
-    if status.st_uid != wanted.get("owner"):
+    if status.st_uid != wanted["owner"]:
         return f"owned by {name_of(status.st_uid)}, and was not when Spack installed it"
-    if status.st_mode != wanted.get("mode") and not stat.S_ISLNK(status.st_mode):
+    if status.st_mode != mode and not stat.S_ISLNK(mode):
         return f"mode {stat.S_IMODE(status.st_mode):04o}, and another when Spack installed it"
     return ""
+
+
+def kind(mode: int, known: dict[str, Any]) -> str:
+    """Return what something is, and where it leads if that is known."""
+    if stat.S_ISLNK(mode):
+        return f"a link to {known['dest']}" if "dest" in known else "a link"
+    return "a folder" if stat.S_ISDIR(mode) else "a file"
 
 
 # -- links, services ----------------------------------------------------------------------------

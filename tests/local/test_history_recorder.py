@@ -24,7 +24,8 @@ from dask_site.history import recorder
 from dask_site.history.ledger import close_books
 from dask_site.history.model import ClusterHistory
 from dask_site.history.naming import span
-from dask_site.history.recorder import pace, recorder_of
+from dask_site.history.pace import pace
+from dask_site.history.recorder import recorder_of
 from dask_site.history.scripts import whole
 from dask_site.history.spool import read_spool
 

@@ -171,10 +171,19 @@ def test_a_store_as_it_was_installed_is_no_difference(store):
         (
             "ln -sf /tmp/x lib/thing.py",
             "lib/thing.py",
-            "a link to /tmp/x, and Spack installed no l",
+            "a link to /tmp/x, and Spack installed a file",
         ),
-        ("rm lib/other.py; touch lib/other.py", "lib/other.py", "no link, and Spack installed"),
+        (
+            "rm lib/other.py; touch lib/other.py",
+            "lib/other.py",
+            "a file, and Spack installed a link to thing.py",
+        ),
         ("rm lib/thing.py", "lib/thing.py", "missing: Spack installed it"),
+        (
+            "rm lib/thing.py; mkdir lib/thing.py",
+            "lib/thing.py",
+            "a folder, and Spack installed a f",
+        ),
         ("chmod o+w lib", "lib", "mode 0757, and another when Spack installed it"),
         ("chown 4711 lib/thing.py", "lib/thing.py", "owned by 4711, and was not when Spack"),
         ("rm -r .spack", ".spack/install_manifest.json", "can't be read: "),

@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dask_site.history.pace import patience
 from dask_site.history.reading import SpoolError, read_spool
 from dask_site.history.store.listing import ClusterSummary, Sum
 from dask_site.people import name_of
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from dask_site.history.records import Record
 
 SUFFIX = ".spool"
-# A recorder writes at least each half minute.
-_SLOWEST = 30.0
 
 
 def files(folder: Path) -> dict[str, list[Path]]:
@@ -62,8 +61,8 @@ def state(history: ClusterHistory, now: float | None = None) -> str:
     if history.end is not None:
         return "ended"
     moment = time.time() if now is None else now
-    patience = 3 * max(_SLOWEST, history.cluster.interval)
-    return "running" if moment - history.seen < patience else "silent"
+    quiet = moment - history.seen
+    return "running" if quiet < patience(history.cluster.interval) else "silent"
 
 
 def summary(history: ClusterHistory, tariff: Tariff | None = None) -> ClusterSummary:

@@ -26,6 +26,7 @@ from dask_site.history.job_id import job_id
 from dask_site.history.jobqueue import Jobs, jobs_of
 from dask_site.history.lines import MIB
 from dask_site.history.measures import clean, clean_id, cluster_of
+from dask_site.history.pace import SLOWEST, pace
 from dask_site.history.scribe import Scribe
 from dask_site.history.scripts import Scripts
 from dask_site.history.spans import Change, Spans
@@ -36,13 +37,8 @@ from dask_site.people import name_of
 
 logger = logging.getLogger("dask_site")
 
-# Seconds from one record to the next: of what stands still, and where recording is dear.
-_SLOWEST = 30.0
-# A cluster of this age, in seconds, has twice the interval, and so on: what a kill loses is at most
-# an interval and a hundredth of its life, and what is written grows with the logarithm of that.
-_AGE = 600.0
 # A little less, as rounds are this far apart themselves in the end.
-_STILL = 0.8 * _SLOWEST
+_STILL = 0.8 * SLOWEST
 # Of the scheduler's thread that one round may take, and those from which on it is dear.
 _BUDGET = 0.010
 _DEAR = 0.020
@@ -57,11 +53,6 @@ _recorders: weakref.WeakKeyDictionary[Any, Recorder] = weakref.WeakKeyDictionary
 def recorder_of(scheduler: Any) -> Recorder | None:
     """Return the recorder of a scheduler, None if it is not recorded."""
     return _recorders.get(scheduler)
-
-
-def pace(interval: float, age: float) -> float:
-    """Return the seconds from one record to the next of a cluster that is so many seconds old."""
-    return max(interval, min(_SLOWEST, interval * (1 + age / _AGE)))
 
 
 class Recorder:
@@ -79,7 +70,8 @@ class Recorder:
     cluster_id : str, optional
         By default the scheduler's own id.
     interval : float
-        Seconds from one record to the next at first, see `pace`; up to 30 s while nothing happens.
+        Seconds from one record to the next at first; up to 30 s while nothing happens, and in an
+        old cluster (see `dask_site.history.pace`).
     jobs : callable, optional
         Returns the cluster's jobs: for each a mapping with the fields of
         `dask_site.history.records.JobRecord` apart from those of all records. By default those of
@@ -233,7 +225,7 @@ class Recorder:
             spent = time.thread_time() - begun
             self.seconds += spent
             if spent > _DEAR:
-                self._next_write = at + min(_SLOWEST, max(self.interval, 1000 * spent))
+                self._next_write = at + min(SLOWEST, max(self.interval, 1000 * spent))
             self._lock.release()
 
     def _round(self, at: float) -> None:
@@ -253,7 +245,7 @@ class Recorder:
         if at < self._next_write or not self._scribe.idle:
             return
         rest = pace(self.interval, at - self._begun) * (1 + 5 * self._scribe.share)
-        self._next_write = at + 0.9 * min(rest, max(_SLOWEST, 6 * self.interval))
+        self._next_write = at + 0.9 * min(rest, max(SLOWEST, 6 * self.interval))
         self._confirm()
         changes = [change for source in self._sources(now) for change in source]
         if not changes and at - self._given_at > _STILL:

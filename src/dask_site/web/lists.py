@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dask_site.history.books import Books
+from dask_site.history.pace import patience
 from dask_site.history.store.listing import ClusterSummary, Sum
 from dask_site.history.titles import title
 from dask_site.web import bars, words
@@ -18,8 +19,6 @@ from dask_site.web.tables import Column, Table
 
 #: Clusters on a page; among which names, states and pools are looked for; in a file.
 ROWS, MOST, MOST_IN_FILE = 25, 1000, 20_000
-# Seconds: several times as long as a recorder that has nothing to say is silent.
-_QUIET = 120.0
 STATES = ("any", "running", "finished", "ended otherwise", "with errors")
 COLUMNS = (
     Column("cluster", "cluster", "name"),
@@ -107,16 +106,15 @@ def cluster_list(
     interval : float
         Seconds from one of their records to the next.
     """
-    quiet = max(_QUIET, 3 * interval)
-    rows = [_row(one, dashboards.get(one.id, ""), quiet) for one in clusters]
+    rows = [_row(one, dashboards.get(one.id, ""), interval) for one in clusters]
     columns: tuple[Column, ...] = COLUMNS
     if others:
         columns = (COLUMNS[0], Column("user", "user", "name"), *COLUMNS[1:])
     return Table("clusters", "Clusters", columns, rows, cards=True)
 
 
-def _row(one: ClusterSummary, dashboard: str, quiet: float) -> dict[str, Any]:
-    state, mood = in_words(one, quiet)
+def _row(one: ClusterSummary, dashboard: str, interval: float) -> dict[str, Any]:
+    state, mood = in_words(one, interval)
     return {
         "cluster": title(one.name, one.program, f"{one.kind} {one.id[:8]}"),
         "user": one.owner_name,
@@ -134,17 +132,17 @@ def _row(one: ClusterSummary, dashboard: str, quiet: float) -> dict[str, Any]:
     }
 
 
-def in_words(one: ClusterSummary, quiet: float = _QUIET) -> tuple[str, str]:
+def in_words(one: ClusterSummary, interval: float) -> tuple[str, str]:
     """Return the state of a cluster in words, and its mood.
 
     Parameters
     ----------
-    quiet : float
-        Seconds without a record after which one that runs is not said to.
+    interval : float
+        Seconds from one of its records to the next.
     """
     if one.state == "running":
         heard = time.time() - one.seen
-        if heard > quiet:
+        if heard > patience(interval):
             return f"not heard of for {words.length(heard)}", "poor"
         return "running", "live"
     if one.state == "silent":

@@ -9,10 +9,9 @@ from typing import Literal
 
 from dask_site.history.allocations import allocations
 from dask_site.history.model import ClusterHistory
+from dask_site.history.pace import patience
 from dask_site.web import words
 
-# Three times as long as a recorder that has nothing to say is silent.
-_QUIET = 90.0
 _WAITING = ("waiting", "no-worker", "queued", "processing", "dropped")
 _DONE = ("memory", "released", "forgotten")
 _ENDS = {
@@ -124,7 +123,7 @@ def _running(history: ClusterHistory, tasks: Counts, now: float) -> Verdict:
     heard = now - history.seen
     done = f"{words.count(tasks.done)} of {words.plural(tasks.whole, 'task')}"
     failed = f", {words.count(tasks.failed)} failed" if tasks.failed else ""
-    if heard > max(_QUIET, 3 * history.cluster.interval):
+    if heard > patience(history.cluster.interval):
         age = words.length(max(0.0, history.seen - history.cluster.started))
         sentence = (
             f"Nothing was heard of it for {words.length(heard)}: its program was killed or hangs, "
