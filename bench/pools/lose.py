@@ -23,12 +23,13 @@ def ssh(given, node, command, **options):
     return subprocess.run(words, capture_output=True, text=True, **options)
 
 
-def kill_one(given, nth):
-    """Kill the youngest process of a job, which is a worker and not its nanny."""
-    for node in ("c1", "c2")[nth % 2], ("c2", "c1")[nth % 2]:
-        pattern = "dask_site.cluster.worker|distributed.cli.dask_worker|multiprocessing"
-        if ssh(given, node, f"pkill -KILL -n -u {given.user} -f '{pattern}'").returncode == 0:
-            return node
+def kill_one(given, nth, stop):
+    """Kill the youngest process of a job, a worker and not its nanny, once there is one."""
+    while not stop.wait(0.5):
+        for node in ("c1", "c2")[nth % 2], ("c2", "c1")[nth % 2]:
+            pattern = "dask_site.cluster.worker|distributed.cli.dask_worker|multiprocessing"
+            if ssh(given, node, f"pkill -KILL -n -u {given.user} -f '{pattern}'").returncode == 0:
+                return node
     return "nowhere"
 
 
@@ -48,7 +49,9 @@ def havoc(given, stop):
             print(f"   it ended before {what} {which}", file=sys.stderr)
             return
         if what == "worker":
-            print(f"   {at} s: a worker dies on {kill_one(given, which)}", file=sys.stderr)
+            where = kill_one(given, which, stop)
+            late = time.monotonic() - begun
+            print(f"   {late:.0f} s: a worker dies on {where}", file=sys.stderr)
         else:
             print(f"   {at} s: node {which} dies", file=sys.stderr)
             lose_node(given, which)
