@@ -9,6 +9,7 @@ from pathlib import Path
 import history_making as made
 import pytest
 
+from dask_site.history import sheets
 from dask_site.history.accounting import (
     Accountant,
     AskError,
@@ -21,11 +22,14 @@ from dask_site.history.accounting import (
 )
 from dask_site.history.accounting.refreshing import REFUSED
 from dask_site.history.accounting.sacct import Sacct, elements, parse
+from dask_site.history.costs import Tariff
 from dask_site.history.ledger import close_books
 from dask_site.history.records import parse as parse_record
+from dask_site.history.source import Found
 from dask_site.history.store import Store
 from dask_site.history.waits import waits
 from dask_site.site import Site
+from dask_site.web.cluster_tables import job_table
 
 ROWS = Path(__file__).with_name("sacct_rows")
 OLD = (ROWS / "slurm_22_05.txt").read_text()
@@ -188,6 +192,54 @@ def test_a_job_that_the_manager_says_never_started_did_not():
     (wait,) = waits(past)
     assert (wait.started, wait.seconds) == (False, 11)
     assert close_books(past).whole.allocated == 0
+
+
+def shown(past):
+    """Return the jobs of a history as the command line and the page show them."""
+    rows = sheets.sheet(Found(past, Tariff()), "jobs").rows
+    page = [
+        {key.removesuffix("_s"): value for key, value in row.items()}
+        for row in job_table(past).rows
+    ]
+    keys = ("state", "started", "ended", "ran", "node", "exit_code", "cores")
+    both = [[tuple(row[key] for key in keys) for row in some] for some in (rows, page)]
+    assert both[0] == both[1]
+    return both[0]
+
+
+def test_each_run_of_a_job_that_was_queued_again_is_shown_as_it_went():
+    asked = made.job("cpu-0", "7", started=400, ended=1000, node="n2", state="ended")
+    first = made.row("7", start=10, end=310, state="NODE_FAIL", exit_code="1:0", nodes="n1")
+    second = made.row("7", submit=311, start=400, end=1000, exit_code="0:0", nodes="n2")
+    t = made.T0
+    runs = [
+        ("NODE_FAIL", t + 10, t + 310, 300, "n1", "1:0", 2),
+        ("COMPLETED", t + 400, t + 1000, 600, "n2", "0:0", 2),
+    ]
+    for accounting in ([first, second], [second, first]):
+        assert shown(made.history(asked, accounting=accounting, seen=1000)) == runs
+        assert shown(made.history(accounting=accounting, seen=1000)) == runs
+    still = replace(second, end=None, state="RUNNING")
+    past = made.history(
+        asked.model_copy(update={"ended": None}), accounting=[first, still], seen=900, ended=False
+    )
+    assert shown(past)[1] == ("RUNNING", t + 400, None, 500, "n2", "0:0", 2)
+
+
+def test_what_the_accounting_says_of_a_job_that_never_started_is_shown():
+    asked = made.job("cpu-0", "145", state="pending", reason="Priority")
+    never = replace(job("145"), submit=made.T0, end=made.T0 + 11, eligible=made.T0)
+    ended = ("CANCELLED", None, made.T0 + 11, None, "", "0:0", 2)
+    assert shown(made.history(asked, accounting=[never])) == [ended]
+    assert shown(made.history(accounting=[never])) == [(*ended[:-1], 0)]
+
+
+def test_of_a_job_that_the_accounting_does_not_know_to_run_the_cluster_counts():
+    asked = made.job("cpu-0", "7", started=40, node="n1")
+    behind = made.row("7", start=None, end=None, state="PENDING", cores=0)
+    for accounting in ([behind], []):
+        (only,) = shown(made.history(asked, accounting=accounting, ended=False))
+        assert only == ("running", made.T0 + 40, None, 60, "n1", "", 2)
 
 
 def test_a_worker_that_came_and_went_unseen_was_in_one_of_the_jobs():

@@ -282,14 +282,12 @@ def _workers(found: Found) -> Iterable[Row]:
 
 def _jobs(found: Found) -> Iterable[Row]:
     """Yield submissions, those that never started included; what the accounting says counts."""
-    from dask_site.history.allocations import ids, unique
     from dask_site.history.waits import waits
 
     history = found.history
-    rows = {name: row for row in unique(history.accounting) for name in ids(row)}
     records = {record.name: record for record in history.jobs}
     for wait in waits(history):
-        row, record = rows.get(wait.job), records.get(wait.name)
+        row, record = wait.row, records.get(wait.name)
         start = wait.until if wait.started else None
         end = row.end if row and row.end is not None else record.ended if record else None
         until = history.seen if end is None else end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dask_site.history.allocations import ids, unique
 from dask_site.history.model import AccountedJob, ClusterHistory
@@ -30,6 +30,8 @@ class Wait:
         time that its user named, is no wait in the queue. None where nobody says.
     hold : bool
         Whether it could never have been started.
+    row : AccountedJob or None
+        What the accounting says of this run; None where that is behind what the cluster saw.
     """
 
     job: str
@@ -41,6 +43,7 @@ class Wait:
     reason: str = ""
     eligible: float | None = None
     hold: bool = False
+    row: AccountedJob | None = field(default=None, repr=False)
 
     @property
     def queued(self) -> float:
@@ -104,6 +107,7 @@ def _accounted(
         row.reason,
         row.eligible,
         _on_hold(row),
+        row,
     )
 
 
@@ -124,6 +128,7 @@ def _wait_of(record: JobRecord, row: AccountedJob | None, seen: float) -> Wait:
         end = end if row.end is None else row.end
         reason = row.reason or reason
     until = next((t for t in (start, end) if t is not None), seen)
+    behind = row is not None and row.start is None and start is not None
     return Wait(
         record.id or "",
         record.name,
@@ -134,4 +139,5 @@ def _wait_of(record: JobRecord, row: AccountedJob | None, seen: float) -> Wait:
         reason,
         None if row is None else row.eligible,
         row is not None and _on_hold(row),
+        None if behind else row,
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from dask_site.history.allocations import Allocation, allocations
 from dask_site.history.books import Books, Ledger
 from dask_site.history.costs import Bill
 from dask_site.history.model import ClusterHistory
-from dask_site.history.waits import waits
+from dask_site.history.records import JobRecord
+from dask_site.history.waits import Wait, waits
 from dask_site.web import words
 from dask_site.web.looks import LOOKS
 from dask_site.web.spans import slow_table, span_table
@@ -241,12 +242,7 @@ def worker_table(history: ClusterHistory) -> Table:
 def job_table(history: ClusterHistory) -> Table:
     """Return what was submitted to the resource manager, in this order."""
     by_name = {record.name: record for record in history.jobs}
-    held: dict[str, Allocation] = {}
-    for allocation in allocations(history):
-        for name in (allocation.job, allocation.name):
-            if name:
-                held.setdefault(name, allocation)
-    rows = [_job(wait, by_name.get(wait.name), held) for wait in waits(history)]
+    rows = [_job(wait, by_name.get(wait.name), history.seen) for wait in waits(history)]
     return Table(
         "jobs",
         "Submissions",
@@ -257,29 +253,29 @@ def job_table(history: ClusterHistory) -> Table:
     )
 
 
-def _job(wait: Any, record: Any, held: Mapping[str, Allocation]) -> dict[str, Any]:
-    job = held.get(wait.job) or held.get(wait.name)
-    row = job.row if job else None
-    state = job.state if job else ""
-    asked = record or row
+def _job(wait: Wait, record: JobRecord | None, seen: float) -> dict[str, Any]:
+    row = wait.row
+    state = (row.state if row else "") or (record.state if record else "")
+    end = row.end if row and row.end is not None else record.ended if record else None
+    held = row if row and wait.started else record or row
     return {
         "job": wait.job,
         "name": wait.name,
         "pool": wait.pool,
-        "state": state or (record.state if record else None),
+        "state": state or None,
         "submitted": wait.submitted,
         "eligible": wait.eligible,
         "started": wait.until if wait.started else None,
-        "ended": (row.end if row else None) or (record.ended if record else None),
+        "ended": end,
         "held_s": wait.held or None,
         "waited_s": wait.seconds,
-        "ran_s": job.seconds if job and wait.started else None,
+        "ran_s": max(0.0, (seen if end is None else end) - wait.until) if wait.started else None,
         "cpu_s": row.cpu_seconds if row else None,
         "max_rss_bytes": row.max_rss if row else None,
         "energy_j": row.energy if row else None,
-        "cores": job.cores if job else asked.cores if asked else None,
-        "memory_bytes": (job.memory if job else asked.memory if asked else 0) or None,
-        "gpus": (job.gpus if job else asked.gpus if asked else 0) or None,
+        "cores": held.cores if held else None,
+        "memory_bytes": (held.memory if held else 0) or None,
+        "gpus": (held.gpus if held else 0) or None,
         "walltime_s": record.walltime if record else None,
         "node": (row.nodes if row else "") or (record.node if record else ""),
         "exit_code": (row.exit_code if row else "") or (record.exit_code if record else ""),
