@@ -1,15 +1,19 @@
 """Costs, by dated rates."""
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
 from history_making import GIB, T0, history, job, row, usage, worker
 
 from dask_site import Site
 from dask_site.history.costs import Bill, Costs, Rates, Tariff, bill
+from dask_site.history.daily import by_day
 from dask_site.history.ledger import close_books
 
 HOUR = 3600.0
+DAY = 86400.0
+MIDNIGHT = T0 // DAY * DAY + DAY
 
 
 def site(core_hour=0.01, gpu_hour=0.8):
@@ -66,6 +70,40 @@ def test_old_work_keeps_its_price():
     before = Tariff.of_site(site(), T0 + HOUR)
     costs = bill(history(job(started=0, ended=HOUR, cores=2), seen=HOUR), before).whole
     assert (costs.money, costs.unpriced) == (0, 2)
+
+
+def around_midnight(number="1", before=HOUR, after=HOUR, **values):
+    start, end = MIDNIGHT - T0 - before, MIDNIGHT - T0 + after
+    return row(number, start=start, end=end, pool="cpu", **{"cores": 10, **values})
+
+
+def test_each_day_has_the_price_of_its_time():
+    past = history(accounting=[around_midnight()], seen=2 * DAY)
+    later = (MIDNIGHT, {"cpu": Rates(9.0)})
+    changed = by_day(past, Tariff(((0.0, {"cpu": Rates(1.0)}), later)))
+    assert [each.costs.money for each in changed] == [10, 90]
+    begun = by_day(past, Tariff((later,)))
+    assert [(each.costs.money, each.costs.unpriced) for each in begun] == [(0, 10), (90, 0)]
+    noon = Tariff(((0.0, {"cpu": Rates(1.0)}), (MIDNIGHT + HOUR / 2, {"cpu": Rates(9.0)})))
+    assert [each.costs.money for each in by_day(past, noon)] == [10, 50]
+
+
+def test_each_day_has_what_was_held_on_it():
+    uncounted = around_midnight("1", after=0, memory=8 * GIB, energy=300.0)
+    counted = around_midnight("2", gpus=4, billing=6.0)
+    running = around_midnight("3", before=-HOUR, after=2 * DAY, billing=0.1)
+    running = replace(running, end=None)
+    seen = MIDNIGHT - T0 + 2 * HOUR
+    past = history(accounting=[uncounted, counted, running], seen=seen, ended=False)
+    tariff = Tariff(((0.0, {"cpu": Rates(1.0, 2.0, 3.0, 5.0)}),))
+    first, second = (each.costs for each in by_day(past, tariff))
+    assert (first.core_hours, first.gpu_hours, first.gib_hours) == (20, 4, 8)
+    assert (first.billing, first.unpriced, first.money) == (6, 10, 20 + 8 + 24 + 30)
+    assert (second.core_hours, second.gpu_hours, second.gib_hours) == (20, 4, 0)
+    assert (second.unpriced, second.billing) == (0, pytest.approx(6.1))
+    assert (first.energy, first.metered) == (150, 5), "nobody measured it by day"
+    whole = asdict(bill(past, tariff).whole)
+    assert asdict(first + second) == pytest.approx(whole)
 
 
 def test_rates_are_kept_as_json():

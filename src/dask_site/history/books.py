@@ -108,8 +108,7 @@ class Costs:
     metered: float = 0.0
 
     def __add__(self, other: Costs) -> Costs:
-        mine: dict[str, Any] = asdict(self)
-        others: dict[str, Any] = asdict(other)
+        mine, others = vars(self), vars(other)
         both: dict[str, Any] = {name: _both(mine[name], others[name]) for name in mine}
         return Costs(**both)
 

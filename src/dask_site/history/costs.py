@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -216,19 +216,24 @@ def bill(history: ClusterHistory, tariff: Tariff | None = None) -> Bill:
     return found
 
 
-def _costs(job: Allocation, tariff: Tariff) -> Costs:
-    hours = job.seconds / _HOUR
-    core_hours = job.cores * hours
-    row = job.row
-    energy = row.energy if row else None
-    billing = row.billing if row else None
+def costs_of(pool: str | None, start: float, end: float, held: Held, tariff: Tariff) -> Costs:
+    """Return what holding something for a while costs, without energy."""
+    hours = max(0.0, end - start) / _HOUR
+    cores, gpus, memory, billing = held.cores, held.gpus, held.memory, held.billing
     return Costs(
-        core_hours=core_hours,
-        gpu_hours=job.gpus * hours,
-        gib_hours=job.memory / _GIB * hours,
-        money=tariff.price(job.pool, job.start, job.end, job.cores, job.gpus, job.memory, billing),
-        unpriced=job.cores * tariff.unpriced(job.pool, job.start, job.end, billing) / _HOUR,
+        core_hours=cores * hours,
+        gpu_hours=gpus * hours,
+        gib_hours=memory / _GIB * hours,
+        money=tariff.price(pool, start, end, cores, gpus, memory, billing),
+        unpriced=cores * tariff.unpriced(pool, start, end, billing) / _HOUR,
         billing=None if billing is None else billing * hours,
-        energy=energy,
-        metered=0.0 if energy is None else core_hours,
     )
+
+
+def _costs(job: Allocation, tariff: Tariff) -> Costs:
+    row = job.row
+    held = Held(job.cores, job.gpus, job.memory, row.billing if row else None)
+    costs = costs_of(job.pool, job.start, job.end, held, tariff)
+    if row is None or row.energy is None:
+        return costs
+    return replace(costs, energy=row.energy, metered=costs.core_hours)
