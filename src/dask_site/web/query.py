@@ -54,4 +54,5 @@ class Query:
     def page(self, table: str) -> int:
         """Return which part of a table is asked for: of ``page=workers:2``."""
         name, _, number = self.text("page").partition(":")
-        return int(number) if name == table and number.isdigit() and len(number) < 7 else 1
+        whole = number.isascii() and number.isdigit() and len(number) < 7
+        return int(number) if name == table and whole else 1
