@@ -338,6 +338,14 @@ def test_an_admin_sees_all_and_it_is_noted(served, tmp_path):
     assert any(one.get("cluster") == "bbbb2222" for one in noted)
 
 
+@pytest.mark.parametrize("whose", ["user=nobody", "account=proj"])
+def test_filters_keep_whose_clusters_are_shown(served, whose):
+    text = served.page(f"/?{whose}&name=nothing&page=clusters:2", ROOT)
+    name, _, value = whose.partition("=")
+    assert f'<input type="hidden" name="{name}" value="{value}">' in text
+    assert f'<a href="/?{whose}">Show all</a>' in text
+
+
 def test_what_an_admin_asks_about_himself_is_not_noted(tmp_path):
     with serving(tmp_path) as served:
         for path in ("/", "/clusters", "/where", "/where?by=week", "/where?by=span"):
@@ -389,6 +397,7 @@ def test_a_coordinator_sees_the_sums_of_his_accounts(served):
     [
         "/?name=terr&state=finished&pool=cpu&since=2020-01-01&sort=clusters:-tasks",
         "/?since=nonsense&page=clusters:99&sort=x",
+        "/?page=clusters:%C2%B2",
         "/clusters/aaaa1111?sort=workers:-busy_share&page=spans:7",
         "/compare",
         "/compare?a=aaaa1111&b=aaaa1111",
