@@ -90,6 +90,15 @@ def test_the_header_says_nothing_on_the_port(served):
     assert json.loads(answer[2])["uid"] == DAEMON
 
 
+def test_the_metrics_are_for_the_socket_and_administrators(served, ask, monkeypatch):
+    assert ask("/metrics", user=None, peer_uid=54321, Host="localhost")[0] == 200
+    assert [ask("/metrics", user=user)[0] for user in (DAEMON, NOBODY)] == [403, 200]
+    assert [served.get("/metrics", uid)[0] for uid in (None, DAEMON, NOBODY)] == [401, 403, 200]
+    for uid, status in ((DAEMON, 403), (NOBODY, 200)):
+        monkeypatch.setattr(requests, "requesting_user", lambda *_, uid=uid: uid)
+        assert served.get("/metrics", Authorization="MUNGE x")[0] == status
+
+
 @pytest.mark.parametrize(
     "user",
     [

@@ -15,6 +15,7 @@ from tornado.web import Application
 from dask_site.history.costs import Rates, Tariff
 from dask_site.history.service.api import rules as api_rules
 from dask_site.history.service.context import Context
+from dask_site.history.service.metrics import Metrics
 from dask_site.history.service.receiving import rules as receiving_rules
 from dask_site.history.service.requests import Nothing
 from dask_site.history.service.sessions import COOKIE, Sessions
@@ -102,7 +103,7 @@ def serving(folder, admins=("root",), coordinators=None, url=None, local=(), **s
             opened=store,
         )
         application = Application(
-            [*api_rules(), *receiving_rules(), *routes()],
+            [*api_rules(), *receiving_rules(), (r"/metrics", Metrics), *routes()],
             context=context,
             default_handler_class=Nothing,
         )

@@ -26,7 +26,9 @@ class Metrics(Handler):
         """Find out who asks, unless the address says it."""
         if not self._named():
             await super().prepare()
-            if not self.by_system and not self.viewer.admin:
+            # By munge come users of all nodes.
+            on_socket = self.by_system and self._local is not None
+            if not on_socket and not self.viewer.admin:
                 why = "The metrics are for administrators, and for metrics_from of the site file."
                 raise RefusedError(403 if self.viewer.user else 401, why)
 
