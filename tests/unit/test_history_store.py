@@ -461,6 +461,30 @@ def test_the_account_moves_what_was_summed(store, url):
         store.put_accounting("none", [])
 
 
+def test_each_pool_is_its_account_s(store, url):
+    def job(pool, number, account):
+        row = AccountedJob(id=number, account=account, submit=BEGUN, start=BEGUN, end=BEGUN + 60)
+        return replace(row, pool=pool, cores=4 if pool == "cpu" else 32)
+
+    def paid():
+        return {s.account: s.books.allocated for s in store.sums(*ALL_DAYS, by=("account",))}
+
+    store.ingest(ALICE, [record(0, "cluster", started=BEGUN, kind="Cluster", name="x")], now=NOW)
+    of_cpu, of_gpu = job("cpu", "999", "climate"), job("gpu", "1000", "gpuproj")
+    store.put_accounting("c1", [of_cpu])
+    close_all(store)
+    assert paid() == {"climate": 240}
+    store.put_accounting("c1", [of_cpu, of_gpu])
+    close_all(store)
+    assert paid() == {"climate": 240, "gpuproj": 1920}
+    store.put_accounting("c1", [of_gpu, of_cpu])
+    assert paid() == {"climate": 240, "gpuproj": 1920}, "in whatever order it is told"
+    store.put_accounting("c1", [replace(of_gpu, account="others")])
+    assert paid() == {"climate": 240, "others": 1920}
+    store.forget("c1", owner=ALICE)
+    assert paid() == {}
+
+
 # -- who writes ------------------------------------------------------------------------------
 
 
