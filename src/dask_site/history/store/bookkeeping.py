@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dask_site.history.daily import DayBooks
 
 _FIRST = date(1970, 1, 1)
+_LATE = 120.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,21 @@ def close(conn: Connection, one: Due, days: Sequence[DayBooks] | None, now: floa
             rollup.add(conn, tables.ledger, change)
     own = clusters.c.no == row["no"]
     conn.execute(update(clusters).where(own).values(closed=one.changes, closed_at=int(now)))
+    if row["job"]:
+        _again_of_those_before(conn, row)
+
+
+def _again_of_those_before(conn: Connection, row: Mapping[Any, Any]) -> None:
+    """Let the books of clusters that were in the same job be closed again.
+
+    The job is not theirs for as long as this one is there. A minute or so after one of them has
+    ended this one can't take more from it.
+    """
+    c = tables.clusters.c
+    near = [c.owner == row["owner"], c.job == row["job"], c.no != row["no"]]
+    since = max(row["started"], row["closed_at"] - _LATE)
+    those = update(tables.clusters).where(*near, c.started <= row["started"], c.latest >= since)
+    conn.execute(those.values(changes=c.changes + 1))
 
 
 @dataclass(frozen=True)
