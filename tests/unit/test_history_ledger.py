@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from history_making import T0, cluster, history, job, row, span, traffic, usage, worker
@@ -242,6 +243,36 @@ def test_the_session_in_which_the_scheduler_runs_is_not_the_clusters():
     # Unless its workers run in it: a batch run.
     batch = close_books(history(worker(end=100, job="5"), accounting=[session], job="5"))
     assert batch.whole.allocated == 800
+
+
+def shared(elsewhere):
+    """Return the books of a cluster in its user's job of 8 cores: 100 s, tasks of 100 core-s."""
+    one = history(
+        worker(end=100, threads=8, job="5"),
+        span(execute={"thread-cpu": 100}),
+        usage(busy=100, idle={"no work": 700}),
+        accounting=[row("5", cores=8)],
+        job="5",
+    )
+    return close_books(replace(one, elsewhere=elsewhere))
+
+
+def test_of_several_clusters_in_one_job_that_has_it_which_was_started_last():
+    assert parts(shared([]).whole) == {"cpu": 100, "idle: no work": 700}
+    # Another was there from the 40th second to the 60th.
+    found = shared([(T0 + 40, T0 + 60)])
+    assert found.whole.allocated == 640
+    assert parts(found.whole) == {"cpu": 100, "idle: no work": 540}
+    found = shared([(T0 + 5, T0 + 200)])
+    assert found.whole.allocated == 40
+    assert parts(found.whole) == {"cpu": 40}
+    assert sum(s.parts["cpu"] for s in found.spans) == 40
+
+
+def test_in_a_job_of_another_cluster_nothing_is_allocated():
+    found = shared([(0.0, 1e300)])
+    assert found.whole.allocated == 0
+    assert parts(found.whole) == {}
 
 
 def test_more_than_was_allocated_is_a_negative_rest_and_never_a_negative_part():

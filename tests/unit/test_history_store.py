@@ -461,6 +461,69 @@ def test_the_account_moves_what_was_summed(store, url):
         store.put_accounting("none", [])
 
 
+def test_each_pool_is_its_account_s(store, url):
+    def job(pool, number, account):
+        row = AccountedJob(id=number, account=account, submit=BEGUN, start=BEGUN, end=BEGUN + 60)
+        return replace(row, pool=pool, cores=4 if pool == "cpu" else 32)
+
+    def paid():
+        return {s.account: s.books.allocated for s in store.sums(*ALL_DAYS, by=("account",))}
+
+    store.ingest(ALICE, [record(0, "cluster", started=BEGUN, kind="Cluster", name="x")], now=NOW)
+    of_cpu, of_gpu = job("cpu", "999", "climate"), job("gpu", "1000", "gpuproj")
+    store.put_accounting("c1", [of_cpu])
+    close_all(store)
+    assert paid() == {"climate": 240}
+    store.put_accounting("c1", [of_cpu, of_gpu])
+    close_all(store)
+    assert paid() == {"climate": 240, "gpuproj": 1920}
+    store.put_accounting("c1", [of_gpu, of_cpu])
+    assert paid() == {"climate": 240, "gpuproj": 1920}, "in whatever order it is told"
+    store.put_accounting("c1", [replace(of_gpu, account="others")])
+    assert paid() == {"climate": 240, "others": 1920}
+    store.forget("c1", owner=ALICE)
+    assert paid() == {}
+
+
+def session(cluster, begun, end):
+    """Return what a cluster says whose workers are in the job of its scheduler, number 5."""
+    at = {"c": cluster, "t": end}
+    return [
+        record(0, "cluster", **at, started=begun, kind="LocalCluster", name=cluster, job="5"),
+        record(1, "worker", **at, id=cluster, name="0", started=begun, seen=end, threads=8,
+               memory=2**30, job="5"),
+        record(2, "end", **at, how="closed"),
+    ]  # fmt: skip
+
+
+def test_clusters_at_once_in_one_job_have_together_what_it_had(store):
+    job = AccountedJob(id="5", submit=BEGUN, start=BEGUN, end=BEGUN + 3600, cores=8)
+    store.ingest(ALICE, session("old", BEGUN, BEGUN + 3600), now=NOW)
+    store.put_accounting("old", [job])
+    close_all(store)
+    assert store.clusters()[0].allocated == 8 * 3600
+    store.ingest(ALICE, session("new", BEGUN + 600, BEGUN + 2400), now=NOW)
+    store.ingest(BOB, session("bobs", BEGUN + 600, BEGUN + 2400), now=NOW)
+    store.put_accounting("new", [job])
+    close_all(store)
+    assert {c.id: c.allocated for c in store.clusters() if c.owner == ALICE} == {
+        "old": 8 * 1800,
+        "new": 8 * 1800,
+    }
+
+
+def test_a_cluster_in_a_job_of_another_has_nothing_of_its_own(store):
+    asked = record(3, "job", "old", t=BEGUN + 9, name="cpu-0", pool="cpu", id="5", state="running",
+                   submitted=BEGUN, started=BEGUN, cores=8, workers=1)  # fmt: skip
+    store.ingest(ALICE, [*session("old", BEGUN, BEGUN + 3600)[:1], asked], now=NOW)
+    store.ingest(ALICE, session("within", BEGUN + 600, BEGUN + 2400), now=NOW)
+    job = AccountedJob(id="5", submit=BEGUN, start=BEGUN, end=BEGUN + 3600, cores=8)
+    for name in ("old", "within"):
+        store.put_accounting(name, [job])
+    close_all(store)
+    assert {c.id: c.allocated for c in store.clusters()} == {"old": 8 * 3600, "within": 0}
+
+
 # -- who writes ------------------------------------------------------------------------------
 
 

@@ -128,7 +128,9 @@ def allocations(history: ClusterHistory) -> list[Allocation]:
     Of each job the accounting counts; else, as long as there is none or it says that the job has
     not started, what the cluster saw of it; else its workers' threads for as long as they were
     there. The job in which only the scheduler runs is the user's session, and not counted; where
-    its workers run there too, it counts for as long as the cluster was there.
+    its workers run there too, it counts for as long as the cluster was there, and of several
+    clusters at once for the one that was started last. Where it is a job that another cluster has
+    asked for, it is that one's.
 
     The scheduler's clock may be behind the manager's by up to 5 min: workers that joined before
     their job began are moved with it. Whatever of them is outside of the job then doesn't count.
@@ -149,8 +151,13 @@ def _found(history: ClusterHistory) -> list[Allocation]:
         if nearest is None and _passing(stay) and finder.held(stay.start):
             # It was in one of the jobs, in the little that these had no worker yet.
             continue
+        if nearest is None and history.elsewhere and stay.worker.job == history.cluster.job:
+            continue
         if nearest is None:
             loose.append(_without_job(stay))
+        elif history.elsewhere and stay.worker.job == history.cluster.job:
+            for i, part in _parts(stay, jobs, jobs[nearest].job):
+                found[i].append(part)
         else:
             found[nearest].append(stay)
     own = history.cluster.job
@@ -160,6 +167,14 @@ def _found(history: ClusterHistory) -> list[Allocation]:
         if stays or job.record or job.row is None or own not in ids(job.row)
     ]
     return sorted(kept + loose, key=lambda a: (a.start, a.job, a.name))
+
+
+def _parts(stay: Stay, jobs: Sequence[Allocation], job_id: str) -> Iterable[tuple[int, Stay]]:
+    """Yield what of a stay is in each of the times of a job."""
+    for i, job in enumerate(jobs):
+        start, end = max(stay.start, job.start), min(stay.end, job.end)
+        if job.job == job_id and start < end:
+            yield i, Stay(stay.worker, start, end)
 
 
 def ids(row: AccountedJob) -> set[str]:
@@ -185,21 +200,24 @@ def _jobs(history: ClusterHistory) -> list[Allocation]:
         record = by_id.get(row.id) or by_id.get(row.raw)
         end = record.ended if row.end is None and record is not None else row.end
         start, end = row.start, history.seen if end is None else end
+        times = [(start, max(start, end))]
         if history.cluster.job in ids(row) and record is None:
-            # One session after the other may have clusters in it: each has its own time.
+            # Several clusters may be in it, one after the other or at once: each has its own time.
             start, end = max(start, history.cluster.started), min(end, history.seen)
-        job = Allocation(
-            pool=record.pool if record else row.pool,
-            start=start,
-            end=max(start, end),
-            cores=row.cores,
-            gpus=row.gpus,
-            memory=row.memory,
-            source=ACCOUNTING,
-            job=row.id,
-            row=row,
-        )
-        found.append(_planned(job, record))
+            times = _without(start, max(start, end), history.elsewhere)
+        for begun, over in times:
+            job = Allocation(
+                pool=record.pool if record else row.pool,
+                start=begun,
+                end=over,
+                cores=row.cores,
+                gpus=row.gpus,
+                memory=row.memory,
+                source=ACCOUNTING,
+                job=row.id,
+                row=row,
+            )
+            found.append(_planned(job, record))
     for record in history.jobs:
         if record.id in told or record.started is None or not record.cores:
             continue
@@ -216,6 +234,20 @@ def _jobs(history: ClusterHistory) -> list[Allocation]:
         )
         found.append(_planned(job, record))
     return found
+
+
+def _without(
+    start: float, end: float, gone: Iterable[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """Return what is left of a time when others are taken out of it."""
+    left = []
+    for begun, over in sorted(gone):
+        if begun > start:
+            left.append((start, min(begun, end)))
+        start = max(start, over)
+        if start >= end:
+            return left
+    return [*left, (start, end)]
 
 
 def _planned(job: Allocation, record: JobRecord | None) -> Allocation:

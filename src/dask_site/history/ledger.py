@@ -60,6 +60,8 @@ def close_books(history: ClusterHistory) -> Ledger:
     metered = _metered(history.spans)
     weights = _weights(pools)
     unfinished = _unfinished(history, pools, math.fsum(metered.values()))
+    if history.elsewhere:
+        weights = _fitting(weights, pools, math.fsum(metered.values()) + unfinished)
     books = {}
     for name, pool in pools.items():
         # Tasks are measured in thread-seconds; of these several may share a core.
@@ -67,7 +69,7 @@ def close_books(history: ClusterHistory) -> Ledger:
         parts = {part: seconds * in_tasks for part, seconds in metered.items()}
         parts["unfinished"] = unfinished * in_tasks
         own = math.fsum(metered.values()) * weights[name]
-        for cause, seconds in pool.idle(own).items():
+        for cause, seconds in pool.idle(own, fitting=bool(history.elsewhere)).items():
             parts[f"idle: {cause}"] = seconds * pool.cores_per_thread
         parts["lost"] = pool.lost * pool.cores_per_thread
         parts["start and stop"], parts["no thread"] = pool.vacant, pool.spare
@@ -107,8 +109,11 @@ class _Pool:
         else:
             self.busy = sampled.get(BUSY, 0.0)
 
-    def idle(self, in_tasks: float) -> dict[str, float]:
-        """Return idle thread-seconds by cause; without samples all that was not in tasks."""
+    def idle(self, in_tasks: float, *, fitting: bool) -> dict[str, float]:
+        """Return idle thread-seconds by cause; without samples all that was not in tasks.
+
+        `fitting`: not more than what tasks have left of the time of the threads.
+        """
         if self._sampled is None:
             used = max(self.busy, in_tasks + self.lost)
             return {"unknown": max(0.0, self.thread_seconds - used)}
@@ -116,6 +121,12 @@ class _Pool:
         for word, seconds in self._sampled.items():
             if word != BUSY:
                 found[word if word in IDLE else "unknown"] += seconds
+        whole, room = (
+            math.fsum(found.values()),
+            max(0.0, self.thread_seconds - in_tasks - self.lost),
+        )
+        if fitting and whole > room:
+            return {word: seconds * room / whole for word, seconds in found.items()}
         return found
 
 
@@ -137,6 +148,21 @@ def _weights(pools: Mapping[str | None, _Pool]) -> dict[str | None, float]:
         if total:
             return {name: time / total for name, time in times.items()}
     return dict.fromkeys(pools, 1.0 / len(pools))
+
+
+def _fitting(
+    weights: Mapping[str | None, float], pools: Mapping[str | None, _Pool], in_tasks: float
+) -> dict[str | None, float]:
+    """Return weights by which tasks took no longer than threads were there.
+
+    While their job is another cluster's, what they do is part of what that one has.
+    """
+    return {
+        name: min(weight, max(0.0, pools[name].thread_seconds - pools[name].lost) / in_tasks)
+        if in_tasks
+        else weight
+        for name, weight in weights.items()
+    }
 
 
 def _metered(spans: Iterable[SpanRecord]) -> dict[str, float]:

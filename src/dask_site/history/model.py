@@ -108,6 +108,8 @@ class ClusterHistory:
         written it, much later.
     accounting : list of AccountedJob
         Of its jobs, as far as the manager's accounting was asked.
+    elsewhere : list of (float, float)
+        From when to when the job in which its scheduler runs counts for other clusters.
     """
 
     cluster: ClusterRecord
@@ -123,6 +125,7 @@ class ClusterHistory:
     seen: float = 0.0
     accounting: list[AccountedJob] = field(default_factory=list)
     scripts: list[ScriptRecord] = field(default_factory=list)
+    elsewhere: list[tuple[float, float]] = field(default_factory=list)
 
     @classmethod
     def from_records(

@@ -33,6 +33,7 @@ def to_dict(history: ClusterHistory) -> dict[str, Any]:
     for name in _MANY:
         wire[name] = [_dump(record) for record in getattr(history, name)]
     wire["accounting"] = [asdict(job) for job in history.accounting]
+    wire["elsewhere"] = [list(times) for times in history.elsewhere]
     return wire
 
 
@@ -55,6 +56,7 @@ def from_dict(wire: Mapping[str, Any]) -> ClusterHistory:
             AccountedJob(**{name: value for name, value in row.items() if name in known})
             for row in wire["accounting"]
         ]
+        values["elsewhere"] = [(float(a), float(b)) for a, b in wire.get("elsewhere", ())]
         if values["cluster"] is None:
             raise ValueError("there is no record of the cluster")
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, and_, or_, select
 
+from dask_site.history.allocations import ids
 from dask_site.history.model import AccountedJob, ClusterHistory
 from dask_site.history.records import ClusterRecord, EndRecord
 from dask_site.history.store import tables
@@ -21,6 +23,7 @@ from dask_site.history.store.rows import (
 )
 
 _SHAPES = {shape.k: shape for shape in SHAPES}
+_ALWAYS = (0.0, 1e300)
 
 
 def load(conn: Connection, cluster: str) -> ClusterHistory | None:
@@ -42,6 +45,7 @@ class _Loading:
         row = self._row
         traffic = self._records("traffic")
         samples = [usage_of(row["id"], sample) for sample in self._rows(tables.samples)]
+        accounting = [AccountedJob(**json.loads(r["row"])) for r in self._rows(tables.accounted)]
         return ClusterHistory(
             cluster=self._cluster(),
             owner=row["owner_name"],
@@ -55,8 +59,23 @@ class _Loading:
             end=self._end(),
             seen=row["seen"],
             scripts=sorted(self._records("script"), key=lambda r: r.id),
-            accounting=[AccountedJob(**json.loads(r["row"])) for r in self._rows(tables.accounted)],
+            accounting=accounting,
+            elsewhere=self._elsewhere(accounting) if row["job"] else [],
         )
+
+    def _elsewhere(self, accounting: Iterable[AccountedJob]) -> list[tuple[float, float]]:
+        """Return when the job of its scheduler is that of others; see `ClusterHistory`."""
+        row, c, jobs, workers = self._row, tables.clusters.c, tables.jobs.c, tables.workers.c
+        own = {row["job"]}.union(*(ids(job) for job in accounting if row["job"] in ids(job)))
+        near = and_(c.owner == row["owner"], c.no != row["no"], c.latest >= row["started"])
+        near &= c.started <= row["seen"]
+        asked = select(jobs.cluster).where(jobs.cluster == c.no, jobs.id.in_(own)).exists()
+        if self._conn.execute(select(c.no).where(near, asked).limit(1)).first():
+            return [_ALWAYS]
+        later = or_(c.started > row["started"], and_(c.started == row["started"], c.no > row["no"]))
+        there = select(workers.cluster).where(workers.cluster == c.no, workers.job.in_(own))
+        query = select(c.started, c.seen).where(near, later, c.job.in_(own), there.exists())
+        return sorted((begun, seen) for begun, seen in self._conn.execute(query))
 
     def _rows(self, table: Table) -> Any:
         query = select(table).where(table.c.cluster == self._row["no"])

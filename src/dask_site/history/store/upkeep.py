@@ -61,7 +61,7 @@ def forget(conn: Connection, which: Any, now: float, *, running: bool = True) ->
             "first, or try again two minutes after it has ended."
         )
     for row in rows:
-        bookkeeping.move(conn, row, None)
+        bookkeeping.move(conn, row, bookkeeping.payers(conn, row))
     return _delete(conn, rows, now)
 
 
@@ -168,20 +168,21 @@ def end(conn: Connection, cluster: str, how: str, t: float) -> None:
 
 
 def account(conn: Connection, cluster: str, jobs: Sequence[AccountedJob]) -> None:
-    """Keep the accounting of a cluster's jobs, and move its sums to the account that has paid."""
+    """Keep the accounting of a cluster's jobs, and move its sums to the accounts that have paid."""
     clusters = tables.clusters
     row = conn.execute(select(clusters).where(clusters.c.id == cluster)).mappings().first()
     if row is None:
         raise KeyError(cluster)
+    before = bookkeeping.payers(conn, row)
     if jobs:
         rows = [{"cluster": row["no"], "id": job.run, "row": dumps(asdict(job))} for job in jobs]
         conn.execute(replace(conn, tables.accounted), rows)
         bookkeeping.changed(conn, row["no"])
     name = next((job.account for job in jobs if job.account), row["account"])
     if name != row["account"]:
-        bookkeeping.move(conn, row, name)
         own = clusters.c.no == row["no"]
         conn.execute(update(clusters).where(own).values(account=name))
+    bookkeeping.move(conn, row, before, bookkeeping.payers(conn, {**row, "account": name}))
 
 
 def end_of(row: Mapping[Any, Any], how: str, t: float) -> dict[str, Any]:
