@@ -1,6 +1,8 @@
 """The store in a file of SQLite and in a real PostgreSQL server."""
 
+import io
 import itertools
+import json
 import random
 import sqlite3
 import subprocess
@@ -12,6 +14,7 @@ from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -41,6 +44,7 @@ from dask_site.history.store import listing as listings
 from dask_site.history.store.failures import RunningError
 from dask_site.history.store.journals import journal_for
 from dask_site.history.store.keys import parts
+from dask_site.web import overview
 
 ALICE, BOB = 4_000_001, 4_000_002  # nobody's, so their names are these numbers
 NOW = BEGUN + 86400
@@ -285,6 +289,20 @@ def test_a_list_says_what_became_of_clusters(store):
     assert [c.id for c in store.clusters(owner=BOB, limit=1)] == ["c2"]
     assert store.clusters(since=one.seen + 1) == []
     assert store.clusters(until=BEGUN) == []
+
+
+def test_errors_that_many_share_are_whole_numbers_in_files(store):
+    for owner, name in ((ALICE, "c1"), (BOB, "c2")):
+        error = {"prefix": "p", "exception": "ValueError", "count": 3}
+        store.ingest(owner, [record(1, "error", name, **error)], now=NOW)
+    with store.asking() as ask:
+        found = looking.shared_errors(ask, 0)
+    for many, errors in ((6, found), (2**60, [replace(found[0], count=2**60)])):
+        table = overview.error_table(errors)
+        assert [row["count"] for row in json.loads(table.file("json"))["rows"]] == [many]
+        assert f"ValueError,p,2,2,{many}," in table.file("csv").decode()
+        read = pyarrow.parquet.read_table(io.BytesIO(table.file("parquet")))
+        assert read["count"].to_pylist() == [many]
 
 
 def test_without_sqlalchemy_the_answers_are_the_same(lite, path):
