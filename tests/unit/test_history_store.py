@@ -291,6 +291,15 @@ def test_a_list_says_what_became_of_clusters(store):
     assert store.clusters(until=BEGUN) == []
 
 
+def test_who_asks_sees_one_moment(store, url):
+    store.ingest(ALICE, story("c1", ticks=3), now=NOW)
+    with Store(url) as other, store.asking() as ask:
+        before = [one.id for one in listings.clusters(ask)]
+        other.ingest(ALICE, story("c2", ticks=3), now=NOW)
+        assert [one.id for one in listings.clusters(ask)] == before == ["c1"]
+    assert {one.id for one in store.clusters()} == {"c1", "c2"}
+
+
 def test_errors_that_many_share_are_whole_numbers_in_files(store):
     for owner, name in ((ALICE, "c1"), (BOB, "c2")):
         error = {"prefix": "p", "exception": "ValueError", "count": 3}

@@ -117,7 +117,9 @@ def writing(engine: Engine, *, migrating: bool = False) -> Iterator[Connection]:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Yield a connection that sees one moment of the database."""
-    with engine.connect() as conn, conn.begin():
+    # By itself, each statement of PostgreSQL sees a moment of its own.
+    fixed = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+    with engine.connect().execution_options(**fixed) as conn, conn.begin():
         yield conn
 
 
