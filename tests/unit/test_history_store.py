@@ -3,7 +3,9 @@
 import io
 import itertools
 import json
+import os
 import random
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,7 +21,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from history_storing import BEGUN, close_all, dump, marks_in, record, story
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
 
 from dask_site.history import bookkeeper, migrations
@@ -41,6 +43,7 @@ from dask_site.history.store import (
     tables,
 )
 from dask_site.history.store import listing as listings
+from dask_site.history.store.engine import engine_for, reading, writing
 from dask_site.history.store.failures import RunningError
 from dask_site.history.store.journals import journal_for
 from dask_site.history.store.keys import parts
@@ -297,6 +300,9 @@ def test_who_asks_sees_one_moment(store, url):
         before = [one.id for one in listings.clusters(ask)]
         other.ingest(ALICE, story("c2", ticks=3), now=NOW)
         assert [one.id for one in listings.clusters(ask)] == before == ["c1"]
+    if store._engine.dialect.name == "postgresql":
+        with writing(store._engine) as conn:  # what was written before it had the lock, it must see
+            assert conn.exec_driver_sql("SHOW transaction_isolation").scalar() == "read committed"
     assert {one.id for one in store.clusters()} == {"c1", "c2"}
 
 
@@ -811,6 +817,52 @@ def test_a_locked_store_takes_nothing_and_then_everything(path):
         assert store.clusters() == []  # readers don't wait
         other.execute("ROLLBACK")
         other.close()
+        assert not store.ingest(ALICE, story(), now=NOW).refused
+
+
+# -- a server elsewhere ----------------------------------------------------------------------
+
+
+LIMITS = (
+    *("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"),
+    *("tcp_user_timeout", "idle_in_transaction_session_timeout", "lock_timeout"),
+)
+
+
+def limits_of(conn):
+    return {name: conn.exec_driver_sql(f"SHOW {name}").scalar() for name in LIMITS}
+
+
+def test_a_server_and_its_client_notice_soon_that_the_other_lost_power(new_postgresql):
+    url = make_url(new_postgresql())
+    with Store(url.render_as_string(), timeout=2.5) as store:
+        with writing(store._engine) as conn:
+            assert list(limits_of(conn).values()) == ["0", "0", "0", "0", "1min", "2500ms"]
+            conn.exec_driver_sql(f"ALTER ROLE {url.username} PASSWORD 'secret'")
+        with writing(store._engine, migrating=True) as conn:
+            assert list(limits_of(conn).values())[4:] == ["0", "0"]
+    query = {"options": "-c lock_timeout=7000", "keepalives_idle": "20"}
+    remote = url.set(host="127.0.0.1", port=int(url.query["port"]), password="secret", query=query)
+    engine = engine_for(remote.render_as_string(hide_password=False), "wal", 10.0)
+    try:
+        for _ in range(2):
+            with reading(engine) as conn:
+                assert list(limits_of(conn).values()) == ["10", "5", "3", "30000", "1min", "7s"]
+                with socket.socket(fileno=os.dup(conn.connection.fileno())) as used:
+                    assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                    options = ("KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT")
+                    numbers = [getattr(socket, f"TCP_{name}") for name in options]
+                    said = [used.getsockopt(socket.IPPROTO_TCP, number) for number in numbers]
+                    assert said == [20, 5, 3, 30_000]
+    finally:
+        engine.dispose()
+
+
+def test_who_waits_too_long_for_another_writer_says_so(new_postgresql):
+    url = new_postgresql()
+    with Store(url, timeout=0.1) as store, Store(url) as other:
+        with writing(other._engine), pytest.raises(OperationalError, match="lock timeout"):
+            store.ingest(ALICE, story(), now=NOW)
         assert not store.ingest(ALICE, story(), now=NOW).refused
 
 
