@@ -7,12 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from datetime import date
 
 import pytest
-from history_storing import BEGUN, dump, lines, marks_in, record, spool, story
+from history_storing import BEGUN, close_all, dump, lines, marks_in, record, spool, story
 
 from dask_site.history.collector import Collector
-from dask_site.history.store import Store
+from dask_site.history.store import Retention, Store
 
 ME = os.geteuid()
 NOW = BEGUN + 86400
@@ -98,6 +99,23 @@ def test_a_forgotten_cluster_does_not_come_back_and_its_file_goes(store, folder)
     done = collector.collect(NOW)
     assert done.taken.refused == {"forgotten": 1}
     assert (store.clusters(), file.exists()) == ([], False)
+
+
+def test_a_pruned_cluster_is_not_counted_again_when_its_file_is_another(store, folder):
+    file = spool(folder / "me", story())
+    data = file.read_bytes()
+    collector = Collector(store, [folder])
+    collector.collect(NOW)
+    close_all(store)
+    days = date(1970, 1, 1), date(2100, 1, 1)
+    before = store.sums(*days)
+    for day in (181, 182, 1000):
+        store.prune(Retention(), NOW + day * 86400)
+        (folder / "me" / f"c1.{day}.spool").write_bytes(data)
+        done = collector.collect(NOW + day * 86400)
+        assert (done.taken.applied, store.clusters()) == (0, [])
+        close_all(store)
+        assert store.sums(*days) == before
 
 
 def test_what_a_hostile_user_leaves_is_passed_over(store, folder, tmp_path):
@@ -186,7 +204,7 @@ def test_a_locked_store_is_caught_up_with_later(store, folder, path):
 _COLLECT = """
 import resource, signal, sys
 from dask_site.history import collector as module
-from dask_site.history.store import Store
+from dask_site.history.store import Retention, Store
 module._AT_ONCE = 40
 most = int(sys.argv[3])
 store = Store(f"sqlite:///{sys.argv[1]}")

@@ -622,6 +622,42 @@ def test_age_thins_samples_then_takes_them_then_the_cluster_but_not_the_sums(sto
     (total,) = store.sums(*ALL_DAYS, by=())
     assert total.books.allocated == 4 * 5000.0
     assert set(store.ingest(ALICE, said, now=NOW + 182 * DAY).refused) == {"forgotten"}
+    after = NOW + 1000 * DAY
+    store.prune(kept, after)
+    assert store.ingest(ALICE, said, now=after).refused == {"too old": len(said)}
+    assert (store.clusters(), store.sums(*ALL_DAYS, by=())) == ([], [total])
+
+
+def test_what_comes_late_is_taken_unless_it_may_have_been_here(store):
+    said = story()
+    last = said[-1].t
+    assert store.ingest(ALICE, said, now=last + 367 * DAY).refused == {"too old": len(said)}
+    assert store.refusals() == {(ALICE, "too old"): len(said)}
+    # Whatever is kept for how long: the service was down, or an old copy has been put back.
+    assert not store.ingest(ALICE, said, now=last + 365 * DAY).refused
+    again = [record(10**6, "end", t=last + DAY, how="closed")]
+    assert not store.ingest(ALICE, again, now=last + 400 * DAY).refused
+
+
+@pytest.mark.parametrize("ahead", [0, 200 * DAY])
+def test_what_was_forgotten_stays_away_as_long_as_it_goes_on(store, ahead):
+    def said(day):
+        return [record(10**6 + day, "usage", t=NOW + ahead + day * DAY, threads={"busy": 1.0})]
+
+    def prune(day):
+        store.prune(Retention(clusters=5 * DAY), NOW + day * DAY)
+
+    store.ingest(ALICE, said(0), now=NOW)
+    store.forget("c1", now=NOW)
+    for day in range(100, 900, 200):
+        prune(day)
+        assert store.ingest(ALICE, said(day), now=NOW + day * DAY).refused == {"forgotten": 1}
+    late = 900 + ahead // DAY
+    prune(late)
+    assert store.ingest(ALICE, said(700), now=NOW + late * DAY).refused == {"forgotten": 1}
+    prune(1500)
+    assert store.ingest(ALICE, said(700), now=NOW + 1500 * DAY).refused == {"too old": 1}
+    assert store.clusters() == []
 
 
 # -- versions --------------------------------------------------------------------------------
