@@ -176,6 +176,39 @@ def test_one_user_with_very_much_leaves_others_their_turn(store, folder, monkeyp
     assert len(store.load("many").samples) == 200
 
 
+def test_an_idle_file_stays_until_all_of_it_was_read(store, folder, monkeypatch):
+    monkeypatch.setattr("dask_site.history.finding.BYTES", 10_000)
+    file = spool(folder / "me", story("many", 100, ended=False))
+    late = file.stat().st_mtime + 15 * 86400
+    collector = Collector(store, [folder])
+    passes = [collector.collect(late)]
+    while passes[-1].more:
+        assert file.exists()
+        passes.append(collector.collect(late))
+    assert len(passes) > 5
+    assert [done.deleted for done in passes] == [0] * (len(passes) - 1) + [1]
+    assert len(store.load("many").samples) == 200
+
+
+def test_an_idle_file_that_cant_be_read_stays(store, folder, monkeypatch):
+    said = story("c1", 5, ended=False)
+    file = spool(folder / "me", said[:10])
+    collector = Collector(store, [folder])
+    collector.collect(NOW)
+    spool(folder / "me", said[10:])
+    late = file.stat().st_mtime + 15 * 86400
+
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dask_site.history.collector.read_spool", broken)
+        done = collector.collect(late)
+    assert (done.skipped, done.deleted, file.exists()) == ({"file: Input/output error": 1}, 0, True)
+    assert collector.collect(late).deleted == 1
+    assert store.load("c1").seen == said[-1].t
+
+
 def test_a_file_made_anew_is_read_from_its_start(store, folder):
     file = spool(folder / "me", story("c1", 5, ended=False))
     collector = Collector(store, [folder])
