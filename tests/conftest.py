@@ -6,6 +6,7 @@ import itertools
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -114,17 +115,23 @@ def new_postgresql():
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, **as_account)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
-    data, options = folder / "data", f"-k {folder} -c listen_addresses= -c fsync=off"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = folder / "data"
+    options = f"-k {folder} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off"
+    # Nobody has a password, so only who may enter the folder gets in.
+    trust = ("--auth-local=trust", "--auth-host=scram-sha-256")
     try:
-        run("initdb", "-D", data, "-U", ACCOUNT, "-A", "trust", "-E", "UTF8", "--no-sync")
+        run("initdb", "-D", data, "-U", ACCOUNT, *trust, "-E", "UTF8", "--no-sync")
         run("pg_ctl", "-D", data, "-l", folder / "log", "-o", options, "-w", "start")
         try:
             names = (f"history{number}" for number in itertools.count())
 
             def make():
                 name = next(names)
-                run("createdb", "-h", folder, "-U", ACCOUNT, name)
-                return f"postgresql+psycopg://{ACCOUNT}@/{name}?host={folder}"
+                run("createdb", "-h", folder, "-p", port, "-U", ACCOUNT, name)
+                return f"postgresql+psycopg://{ACCOUNT}@/{name}?host={folder}&port={port}"
 
             yield make
         finally:

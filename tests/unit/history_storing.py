@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from zlib import crc32
 
+from history_making import lately
 from sqlalchemy import create_engine, inspect, text
 
 from dask_site.history.bookkeeper import Bookkeeper
@@ -12,7 +13,7 @@ from dask_site.history.costs import Tariff
 from dask_site.history.records import Record, parse
 from dask_site.history.store import spools
 
-BEGUN = 1_780_000_000.0
+BEGUN = lately(1_780_000_000.0)
 
 
 def record(q: int, k: str, c: str = "c1", t: float | None = None, **values) -> Record:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from dask_site.history.ledger import close_books
 from dask_site.history.records import parse as parse_record
 from dask_site.history.source import Found
 from dask_site.history.store import Store
+from dask_site.history.store.claims import Claim
 from dask_site.history.waits import waits
 from dask_site.site import Site
 from dask_site.web.cluster_tables import job_table
@@ -366,6 +368,37 @@ def test_what_the_manager_forgets_stays(store):
     accountant.refresh(START + 2000)
     (row,) = store.load("c1").accounting
     assert row.max_rss == 183627776
+
+
+def test_a_cluster_with_very_many_jobs_takes_no_longer_for_each():
+    rows = [made.row(str(n), end=None, state="RUNNING", asked=START) for n in range(10_000)]
+    claim = Claim("c1", "", "Cluster", BOB, START, START, jobs={row.id for row in rows}, rows=rows)
+    diary = due.Diary()
+    diary.asked([("c1", row.id) for row in rows], [], START)
+    begun = time.process_time()
+    assert diary.unsettled(claim, START + 60)
+    assert len(diary.due([claim], START + 10_000)) == len(rows)
+    assert time.process_time() - begun < 2
+
+
+def test_only_what_has_changed_is_written_and_the_account_stays(store, monkeypatch):
+    put(store, "134", "145", ended=False)
+    slurm = Slurm(OLD.replace("1795476722", "Unknown").replace("COMPLETED", "RUNNING"))
+    accountant = Accountant(store, slurm)
+    accountant.refresh(START + 60)
+    before = {row.id: row for row in store.load("c1").accounting}
+    assert before["134"].state == "RUNNING" != before["145"].state
+    written = []
+    real = store.put_accounting
+    monkeypatch.setattr(
+        store, "put_accounting", lambda name, rows: (written.append(rows), real(name, rows))
+    )
+    slurm.text = OLD
+    accountant.refresh(START + 130)
+    assert [[row.id for row in rows] for rows in written] == [["134"]]
+    after = {row.id: row for row in store.load("c1").accounting}
+    assert (after["134"].state, after["145"]) == ("COMPLETED", before["145"])
+    assert [s.account for s in store.clusters()] == ["physics"]
 
 
 def test_runs_of_a_requeued_job_are_all_kept(store):

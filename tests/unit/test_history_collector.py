@@ -7,12 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from datetime import date
 
 import pytest
-from history_storing import BEGUN, dump, lines, marks_in, record, spool, story
+from history_storing import BEGUN, close_all, dump, lines, marks_in, record, spool, story
 
 from dask_site.history.collector import Collector
-from dask_site.history.store import Store
+from dask_site.history.store import Retention, Store
 
 ME = os.geteuid()
 NOW = BEGUN + 86400
@@ -100,6 +101,23 @@ def test_a_forgotten_cluster_does_not_come_back_and_its_file_goes(store, folder)
     assert (store.clusters(), file.exists()) == ([], False)
 
 
+def test_a_pruned_cluster_is_not_counted_again_when_its_file_is_another(store, folder):
+    file = spool(folder / "me", story())
+    data = file.read_bytes()
+    collector = Collector(store, [folder])
+    collector.collect(NOW)
+    close_all(store)
+    days = date(1970, 1, 1), date(2100, 1, 1)
+    before = store.sums(*days)
+    for day in (181, 182, 1000):
+        store.prune(Retention(), NOW + day * 86400)
+        (folder / "me" / f"c1.{day}.spool").write_bytes(data)
+        done = collector.collect(NOW + day * 86400)
+        assert (done.taken.applied, store.clusters()) == (0, [])
+        close_all(store)
+        assert store.sums(*days) == before
+
+
 def test_what_a_hostile_user_leaves_is_passed_over(store, folder, tmp_path):
     mine = folder / "me"
     spool(mine, story("good", 2))
@@ -158,6 +176,39 @@ def test_one_user_with_very_much_leaves_others_their_turn(store, folder, monkeyp
     assert len(store.load("many").samples) == 200
 
 
+def test_an_idle_file_stays_until_all_of_it_was_read(store, folder, monkeypatch):
+    monkeypatch.setattr("dask_site.history.finding.BYTES", 10_000)
+    file = spool(folder / "me", story("many", 100, ended=False))
+    late = file.stat().st_mtime + 15 * 86400
+    collector = Collector(store, [folder])
+    passes = [collector.collect(late)]
+    while passes[-1].more:
+        assert file.exists()
+        passes.append(collector.collect(late))
+    assert len(passes) > 5
+    assert [done.deleted for done in passes] == [0] * (len(passes) - 1) + [1]
+    assert len(store.load("many").samples) == 200
+
+
+def test_an_idle_file_that_cant_be_read_stays(store, folder, monkeypatch):
+    said = story("c1", 5, ended=False)
+    file = spool(folder / "me", said[:10])
+    collector = Collector(store, [folder])
+    collector.collect(NOW)
+    spool(folder / "me", said[10:])
+    late = file.stat().st_mtime + 15 * 86400
+
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dask_site.history.collector.read_spool", broken)
+        done = collector.collect(late)
+    assert (done.skipped, done.deleted, file.exists()) == ({"file: Input/output error": 1}, 0, True)
+    assert collector.collect(late).deleted == 1
+    assert store.load("c1").seen == said[-1].t
+
+
 def test_a_file_made_anew_is_read_from_its_start(store, folder):
     file = spool(folder / "me", story("c1", 5, ended=False))
     collector = Collector(store, [folder])
@@ -186,7 +237,7 @@ def test_a_locked_store_is_caught_up_with_later(store, folder, path):
 _COLLECT = """
 import resource, signal, sys
 from dask_site.history import collector as module
-from dask_site.history.store import Store
+from dask_site.history.store import Retention, Store
 module._AT_ONCE = 40
 most = int(sys.argv[3])
 store = Store(f"sqlite:///{sys.argv[1]}")

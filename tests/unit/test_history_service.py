@@ -37,6 +37,7 @@ from dask_site.whole import make_folder, write_whole
 
 ROOT = Path(__file__).parents[2]
 _ALL = (date(1970, 1, 1), date(2100, 1, 1))
+NO_SPACE = sqlite3.OperationalError("no space")
 
 
 def site(manager="local", **history):
@@ -403,6 +404,31 @@ def test_the_managers_verdict_counts_and_is_waited_for(context):
     assert context.store.load("open").end.how == "lost"
 
 
+@pytest.mark.parametrize("step", ["end", "silent"])
+def test_a_verdict_is_not_lost_where_the_store_fails_for_once(context, monkeypatch, step):
+    old = time.time() - 5000
+    for name in ("one", "two"):
+        context.store.ingest(1, [record(1, "cluster", name, old, started=old)], now=old)
+    loops = Loops(context)
+    loops._reap()
+    loops._collect()
+    real = getattr(context.store, step)
+
+    def fails(*arguments):
+        if step == "silent":
+            real(*arguments)  # some are closed, and others are not
+        raise OperationalError("BEGIN IMMEDIATE", {}, NO_SPACE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(context.store, step, fails)
+        with pytest.raises(OperationalError):
+            loops._reap()
+    loops._reap()
+    assert {context.store.load(name).end.how for name in ("one", "two")} == {"lost"}
+    loops._reap()
+    assert loops._pending == {}
+
+
 def test_the_loops_collect_count_and_end(context):
     folder = context.settings.spool / "me"
     spool(folder, story("c1"))
@@ -418,9 +444,6 @@ def test_the_loops_collect_count_and_end(context):
     assert context.store.load("c1").end.how == "closed"
     assert not list(folder.iterdir())
     assert context.progress.caught_up > 0
-
-
-NO_SPACE = sqlite3.OperationalError("no space")
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,8 @@ def test_all_clusters_are_asked_for_in_parts(folder, tmp_path, monkeypatch):
 
 
 def test_what_is_forgotten_is_gone_and_what_runs_stays(folder):
+    for path in folder.iterdir():
+        path.touch()  # a writer takes away what is old
     now = time.time() - T0
     running = history(worker(), ended=False, seen=now)
     spooled(folder, running, "running-1")

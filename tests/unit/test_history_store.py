@@ -1,7 +1,11 @@
 """The store in a file of SQLite and in a real PostgreSQL server."""
 
+import io
 import itertools
+import json
+import os
 import random
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,11 +16,12 @@ from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from history_storing import BEGUN, close_all, dump, marks_in, record, story
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
 
 from dask_site.history import bookkeeper, migrations
@@ -38,9 +43,11 @@ from dask_site.history.store import (
     tables,
 )
 from dask_site.history.store import listing as listings
+from dask_site.history.store.engine import engine_for, reading, writing
 from dask_site.history.store.failures import RunningError
 from dask_site.history.store.journals import journal_for
 from dask_site.history.store.keys import parts
+from dask_site.web import overview
 
 ALICE, BOB = 4_000_001, 4_000_002  # nobody's, so their names are these numbers
 NOW = BEGUN + 86400
@@ -285,6 +292,32 @@ def test_a_list_says_what_became_of_clusters(store):
     assert [c.id for c in store.clusters(owner=BOB, limit=1)] == ["c2"]
     assert store.clusters(since=one.seen + 1) == []
     assert store.clusters(until=BEGUN) == []
+
+
+def test_who_asks_sees_one_moment(store, url):
+    store.ingest(ALICE, story("c1", ticks=3), now=NOW)
+    with Store(url) as other, store.asking() as ask:
+        before = [one.id for one in listings.clusters(ask)]
+        other.ingest(ALICE, story("c2", ticks=3), now=NOW)
+        assert [one.id for one in listings.clusters(ask)] == before == ["c1"]
+    if store._engine.dialect.name == "postgresql":
+        with writing(store._engine) as conn:  # what was written before it had the lock, it must see
+            assert conn.exec_driver_sql("SHOW transaction_isolation").scalar() == "read committed"
+    assert {one.id for one in store.clusters()} == {"c1", "c2"}
+
+
+def test_errors_that_many_share_are_whole_numbers_in_files(store):
+    for owner, name in ((ALICE, "c1"), (BOB, "c2")):
+        error = {"prefix": "p", "exception": "ValueError", "count": 3}
+        store.ingest(owner, [record(1, "error", name, **error)], now=NOW)
+    with store.asking() as ask:
+        found = looking.shared_errors(ask, 0)
+    for many, errors in ((6, found), (2**60, [replace(found[0], count=2**60)])):
+        table = overview.error_table(errors)
+        assert [row["count"] for row in json.loads(table.file("json"))["rows"]] == [many]
+        assert f"ValueError,p,2,2,{many}," in table.file("csv").decode()
+        read = pyarrow.parquet.read_table(io.BytesIO(table.file("parquet")))
+        assert read["count"].to_pylist() == [many]
 
 
 def test_without_sqlalchemy_the_answers_are_the_same(lite, path):
@@ -652,6 +685,42 @@ def test_age_thins_samples_then_takes_them_then_the_cluster_but_not_the_sums(sto
     (total,) = store.sums(*ALL_DAYS, by=())
     assert total.books.allocated == 4 * 5000.0
     assert set(store.ingest(ALICE, said, now=NOW + 182 * DAY).refused) == {"forgotten"}
+    after = NOW + 1000 * DAY
+    store.prune(kept, after)
+    assert store.ingest(ALICE, said, now=after).refused == {"too old": len(said)}
+    assert (store.clusters(), store.sums(*ALL_DAYS, by=())) == ([], [total])
+
+
+def test_what_comes_late_is_taken_unless_it_may_have_been_here(store):
+    said = story()
+    last = said[-1].t
+    assert store.ingest(ALICE, said, now=last + 367 * DAY).refused == {"too old": len(said)}
+    assert store.refusals() == {(ALICE, "too old"): len(said)}
+    # Whatever is kept for how long: the service was down, or an old copy has been put back.
+    assert not store.ingest(ALICE, said, now=last + 365 * DAY).refused
+    again = [record(10**6, "end", t=last + DAY, how="closed")]
+    assert not store.ingest(ALICE, again, now=last + 400 * DAY).refused
+
+
+@pytest.mark.parametrize("ahead", [0, 200 * DAY])
+def test_what_was_forgotten_stays_away_as_long_as_it_goes_on(store, ahead):
+    def said(day):
+        return [record(10**6 + day, "usage", t=NOW + ahead + day * DAY, threads={"busy": 1.0})]
+
+    def prune(day):
+        store.prune(Retention(clusters=5 * DAY), NOW + day * DAY)
+
+    store.ingest(ALICE, said(0), now=NOW)
+    store.forget("c1", now=NOW)
+    for day in range(100, 900, 200):
+        prune(day)
+        assert store.ingest(ALICE, said(day), now=NOW + day * DAY).refused == {"forgotten": 1}
+    late = 900 + ahead // DAY
+    prune(late)
+    assert store.ingest(ALICE, said(700), now=NOW + late * DAY).refused == {"forgotten": 1}
+    prune(1500)
+    assert store.ingest(ALICE, said(700), now=NOW + 1500 * DAY).refused == {"too old": 1}
+    assert store.clusters() == []
 
 
 # -- versions --------------------------------------------------------------------------------
@@ -847,6 +916,52 @@ def test_a_locked_store_takes_nothing_and_then_everything(path):
         assert store.clusters() == []  # readers don't wait
         other.execute("ROLLBACK")
         other.close()
+        assert not store.ingest(ALICE, story(), now=NOW).refused
+
+
+# -- a server elsewhere ----------------------------------------------------------------------
+
+
+LIMITS = (
+    *("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"),
+    *("tcp_user_timeout", "idle_in_transaction_session_timeout", "lock_timeout"),
+)
+
+
+def limits_of(conn):
+    return {name: conn.exec_driver_sql(f"SHOW {name}").scalar() for name in LIMITS}
+
+
+def test_a_server_and_its_client_notice_soon_that_the_other_lost_power(new_postgresql):
+    url = make_url(new_postgresql())
+    with Store(url.render_as_string(), timeout=2.5) as store:
+        with writing(store._engine) as conn:
+            assert list(limits_of(conn).values()) == ["0", "0", "0", "0", "1min", "2500ms"]
+            conn.exec_driver_sql(f"ALTER ROLE {url.username} PASSWORD 'secret'")
+        with writing(store._engine, migrating=True) as conn:
+            assert list(limits_of(conn).values())[4:] == ["0", "0"]
+    query = {"options": "-c lock_timeout=7000", "keepalives_idle": "20"}
+    remote = url.set(host="127.0.0.1", port=int(url.query["port"]), password="secret", query=query)
+    engine = engine_for(remote.render_as_string(hide_password=False), "wal", 10.0)
+    try:
+        for _ in range(2):
+            with reading(engine) as conn:
+                assert list(limits_of(conn).values()) == ["10", "5", "3", "30000", "1min", "7s"]
+                with socket.socket(fileno=os.dup(conn.connection.fileno())) as used:
+                    assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                    options = ("KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT")
+                    numbers = [getattr(socket, f"TCP_{name}") for name in options]
+                    said = [used.getsockopt(socket.IPPROTO_TCP, number) for number in numbers]
+                    assert said == [20, 5, 3, 30_000]
+    finally:
+        engine.dispose()
+
+
+def test_who_waits_too_long_for_another_writer_says_so(new_postgresql):
+    url = new_postgresql()
+    with Store(url, timeout=0.1) as store, Store(url) as other:
+        with writing(other._engine), pytest.raises(OperationalError, match="lock timeout"):
+            store.ingest(ALICE, story(), now=NOW)
         assert not store.ingest(ALICE, story(), now=NOW).refused
 
 

@@ -186,8 +186,6 @@ class Collector:
         while user.pending and user.turn.bytes > 0:
             file = user.pending.popleft()
             mark = marks.get(file.key) or Mark(*file.key, offset=0)
-            if file.folder.deletable:
-                ours.append(file)
             again = False
             if mark.offset != file.status.st_size:
                 try:
@@ -200,6 +198,8 @@ class Collector:
                     again = True
             if not user.pending or user.pending[0] is not file:
                 self._read.append((file, again))
+                if file.folder.deletable and not again:
+                    ours.append(file)
 
     def _batches(self, user: User, file: Found, mark: Mark, done: Pass) -> Iterator[Batch]:
         user.turn.bytes -= _OPENING
@@ -240,7 +240,7 @@ class Collector:
             idle = now - file.status.st_mtime > self._keep
             read = mark.offset == file.status.st_size
             over = (mark.cluster or file.cluster) in ended
-            # What follows the last whole line of a file that is long idle was torn.
+            # All whole lines were read: what follows them in a file that is long idle was torn.
             if ((over and read) or idle) and _unlink(file, done):
                 gone.append(file.key)
                 file.folder.forget(file.name)

@@ -74,6 +74,8 @@ def _parquet(sheet: Sheet) -> bytes:
         values: list[Any] = [row[name] for row in sheet.rows]
         if scale is not None:
             values = [None if value is None else _fitting(value * scale) for value in values]
+        elif kind == "number":
+            values = [None if value is None else float(value) for value in values]
         elif kind == "text":
             values = [None if value is None else whole_text(value) for value in values]
         arrays.append(pa.array(values, type=kinds[kind]))

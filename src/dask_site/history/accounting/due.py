@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -62,8 +62,8 @@ class Diary:
         found = [
             (when, claim.owner, (claim.cluster, job))
             for claim in claims
-            for job, settled in self._jobs(claim, now)
-            if not settled and (when := self._when(claim, job)) <= now
+            for job, rows, settled in self._jobs(claim, now)
+            if not settled and (when := self._when(claim, job, rows)) <= now
         ]
         turns: Counter[int] = Counter()
         ordered = []
@@ -72,11 +72,10 @@ class Diary:
             ordered.append((turns[owner], when, pair))
         return [pair for _, _, pair in sorted(ordered)]
 
-    def _when(self, claim: Claim, job: str) -> float:
+    def _when(self, claim: Claim, job: str, rows: Sequence[AccountedJob]) -> float:
         asked = self._asked.get((claim.cluster, job))
         if asked is None:
             return 0.0
-        rows = _rows_of(claim, job)
         if rows and all(map(over, rows)):
             last = max(row.end or 0.0 for row in rows)
             return max(asked + _SOON, last + _AFTER)
@@ -109,24 +108,26 @@ class Diary:
         """Return whether something is still to be asked of a cluster."""
         if not claim.ended or self._nameable(claim, now):
             return True
-        return any(not settled for _, settled in self._jobs(claim, now))
+        return any(not settled for *_, settled in self._jobs(claim, now))
 
     def _nameable(self, claim: Claim, now: float) -> bool:
         recent = claim.seen > now - _DAY and claim.cluster not in self._named
         return recent and bool(names_of(claim))
 
-    def _jobs(self, claim: Claim, now: float) -> Iterator[tuple[str, bool]]:
-        """Yield the jobs, and whether there is nothing more to learn of each."""
+    def _jobs(self, claim: Claim, now: float) -> Iterator[tuple[str, Sequence[AccountedJob], bool]]:
+        """Yield the jobs, what is known of each, and whether there is nothing more to learn."""
         known = {name for row in claim.rows for name in (row.id, row.raw)}
+        rows_of = _by_name(claim.rows)
         for job in claim.jobs | {row.id for row in claim.rows if row.raw not in claim.jobs}:
+            rows = rows_of.get(job, ())
             if (claim.cluster, job) in self._dropped or number_of(job) is None:
-                yield job, True
+                yield job, rows, True
             elif job in known:
-                yield job, _settled(_rows_of(claim, job), now)
+                yield job, rows, _settled(rows, now)
             else:
                 # A day after its cluster nobody will have heard of it any more.
                 late = claim.seen < now - _DAY and (claim.cluster, job) in self._asked
-                yield job, late
+                yield job, rows, late
 
 
 def _remember(notes: dict[_K, _V], new: Mapping[_K, _V]) -> None:
@@ -138,11 +139,15 @@ def _remember(notes: dict[_K, _V], new: Mapping[_K, _V]) -> None:
         del notes[key]
 
 
-def _rows_of(claim: Claim, job: str) -> list[AccountedJob]:
-    return [row for row in claim.rows if job in (row.id, row.raw, row.id.partition("+")[0])]
+def _by_name(rows: Iterable[AccountedJob]) -> Mapping[str, list[AccountedJob]]:
+    found: dict[str, list[AccountedJob]] = defaultdict(list)
+    for row in rows:
+        for name in {row.id, row.raw, row.id.partition("+")[0]}:
+            found[name].append(row)
+    return found
 
 
-def _settled(rows: list[AccountedJob], now: float) -> bool:
+def _settled(rows: Sequence[AccountedJob], now: float) -> bool:
     last = max(rows, key=lambda row: row.submit or 0.0)
     if last.state == "REQUEUED" and (last.end or now) > now - _DAY:
         return False

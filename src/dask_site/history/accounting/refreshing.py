@@ -8,6 +8,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 from dask_site.history.accounting.asking import Ask, AskError, Question, Told, UnreadError
 from dask_site.history.accounting.due import KEPT, Diary, Pair, names_of, number_of
@@ -225,19 +227,27 @@ class Accountant:
             claim.rows = list(after.values())
             if changed:
                 # The account of the first counts: not that of the session it was started from.
-                ordered = sorted(after.values(), key=lambda row: claim.own in (row.id, row.raw))
+                ordered = sorted(after.values(), key=partial(_place, claim.own))
+                pays = next((row for row in ordered if row.account), None)
+                new = {row.run for row in changed}
+                put = [row for row in ordered if row is pays or row.run in new]
                 try:
-                    self._store.put_accounting(cluster, ordered)
+                    self._store.put_accounting(cluster, put)
                 except KeyError:
                     logger.debug("Cluster %s was deleted meanwhile", cluster)
                     continue
                 why = why_told(ordered, claim.own, claim.seen) if claim.signalled else None
                 if why is not None:
                     self._store.end(cluster, why, claim.seen)
-        new = self._diary.refuse(found.refused)
-        for owner, n in Counter(by_cluster[cluster].owner for cluster, _ in new).items():
+        refused = self._diary.refuse(found.refused)
+        for owner, n in Counter(by_cluster[cluster].owner for cluster, _ in refused).items():
             self._store.refuse(owner, REFUSED, n, now)
-        return Refreshed(kept=kept, refused=len(new))
+        return Refreshed(kept=kept, refused=len(refused))
+
+
+def _place(own: str | None, row: AccountedJob) -> tuple[Any, ...]:
+    """Return what puts jobs into the order of their submission, the session of their user last."""
+    return own in (row.id, row.raw), row.submit or 0.0, len(row.id), row.id
 
 
 def _numbers(due: Iterable[Pair]) -> dict[str, None]:

@@ -65,7 +65,9 @@ class Loops:
             for name in ("writer", "accounts", "books")
         )
         self._tasks: list[asyncio.Task[None]] = []
-        self._pending: dict[str, float] | None = None
+        # Silent clusters without a verdict, and since when; whether the store knows of more.
+        self._pending: dict[str, float] = {}
+        self._more_pending = True
 
     def start(self) -> None:
         """Begin, in the running event loop."""
@@ -158,20 +160,23 @@ class Loops:
         return self._bookkeeper.close(time.time())
 
     def _reap(self) -> bool:
-        now = time.time()
-        pending = self._pending
-        if pending is None:
+        now, pending = time.time(), self._pending
+        if self._more_pending:
             # What a writer before this one left without a verdict.
-            pending = dict.fromkeys(self._store.silenced(_MOST_PENDING), now)
-            self._pending = pending
+            for name in self._store.silenced(_MOST_PENDING):
+                pending.setdefault(name, now)
+        # What was closed before it failed is told by the store alone.
+        self._more_pending = True
         silent = self._collector.silent(now, _SILENT_AFTER)
+        self._more_pending = False
         self._progress.counts["silent"] += len(silent)
         for name in silent[: max(0, _MOST_PENDING - len(pending))]:
             pending.setdefault(name, now)
         for name in list(pending)[:_AT_ONCE]:
-            since = pending.pop(name)
-            if not self._judged(name, now - since < _VERDICT_WITHIN):
-                pending[name] = since  # behind the others
+            # Behind the others, also where the store fails now.
+            pending[name] = since = pending.pop(name)
+            if self._judged(name, now - since < _VERDICT_WITHIN):
+                del pending[name]
         return False
 
     def _judged(self, name: str, early: bool) -> bool:

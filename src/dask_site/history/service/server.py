@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
@@ -223,6 +223,8 @@ class Service:
             self._failed = "Another may write now: the lease was lost. Stopping."
         except StoreError as error:
             self._failed = f"The history can't be opened: {error}"
+        except OperationalError as error:
+            self._failed = f"The history can't be written: {error.orig}"
         except OSError as error:
             self._failed = f"{self.settings.state} can't be used: {error}"
         except asyncio.CancelledError:

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from dask_site.history.records import Record
     from dask_site.history.store.rows import Shape
 
+#: Seconds after which records begin no cluster: it may have been here and been let go of. As long
+#: are the names kept of those that were, so that no sum has anything twice, wherever its file
+#: turns up again.
+LATE = 366 * 86400.0
+
 
 @dataclass(frozen=True)
 class Bounds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,23 @@ from dask_site.history.store.journals import Journal
 _WRITING = "dask_site_writing"
 _MIGRATING = "dask_site_migrating"
 _LOCK = 0x6461736B  # of PostgreSQL's advisory locks: "dask"
+# By itself, TCP takes hours until it tells a server that a node has lost power, and what that held
+# is held so long; or us of a server.
+_OURS = {
+    "client_encoding": "utf8",  # else a database made where no language was set answers in bytes
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+_SERVERS = {
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "idle_in_transaction_session_timeout": 60_000,
+}
 
 
 def engine_for(url: str, journal: Journal, timeout: float) -> Engine:
@@ -43,12 +60,13 @@ def engine_for(url: str, journal: Journal, timeout: float) -> Engine:
         event.listen(engine, "connect", _settings(journal, timeout))
         event.listen(engine, "begin", _begin)
         return engine
+    ours = {name: value for name, value in _OURS.items() if name not in parsed.query}
     try:
-        # Else a database made where no language was set answers in bytes.
-        text = {"client_encoding": "utf8"}
-        return create_engine(parsed, pool_pre_ping=True, connect_args=text)
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args=ours)
     except (NoSuchModuleError, ImportError) as error:
         raise StoreError(f"{parsed.render_as_string()} can't be used: {error}") from None
+    event.listen(engine, "connect", _limits({**_SERVERS, "lock_timeout": int(timeout * 1000)}))
+    return engine
 
 
 def _parsed(url: str) -> URL:
@@ -83,6 +101,27 @@ def _settings(journal: Journal, timeout: float) -> Any:
     return set_up
 
 
+def _limits(settings: Mapping[str, int]) -> Any:
+    """Return what sets those that a server has, unless the URL does.
+
+    Not as options of the connection: a server that has not all of them would refuse it, and a
+    pooler any.
+    """
+    values = ", ".join(f"('{name}', '{value}')" for name, value in settings.items())
+    sql = (
+        f"SELECT set_config(name, value, false) FROM (VALUES {values}) AS ours (name, value)"  # noqa: S608
+        " JOIN pg_settings USING (name) WHERE source <> 'client'"
+    )
+
+    def set_up(dbapi: Any, _record: Any) -> None:
+        cursor = dbapi.cursor()
+        cursor.execute(sql)
+        cursor.close()
+        dbapi.commit()
+
+    return set_up
+
+
 def _begin(conn: Connection) -> None:
     if conn.get_execution_options().get(_MIGRATING):
         # SQLite changes a table by making it anew: dropping the old one would delete, with it,
@@ -111,13 +150,18 @@ def writing(engine: Engine, *, migrating: bool = False) -> Iterator[Connection]:
     with engine.connect().execution_options(**options) as conn, conn.begin():
         if conn.dialect.name == "postgresql":
             conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            if migrating:  # which may take long, and waits for all who read
+                conn.execute(text("SET LOCAL lock_timeout = 0"))
+                conn.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         yield conn
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Yield a connection that sees one moment of the database."""
-    with engine.connect() as conn, conn.begin():
+    # By itself, each statement of PostgreSQL sees a moment of its own.
+    fixed = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+    with engine.connect().execution_options(**fixed) as conn, conn.begin():
         yield conn
 
 

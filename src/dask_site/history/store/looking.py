@@ -83,9 +83,9 @@ _UNUSED = (
 )
 _ERRORS = (
     "SELECT x.exception, min(x.prefix), count(DISTINCT c.owner), count(DISTINCT c.no),"
-    " sum(x.count), max(c.latest) FROM clusters c JOIN errors x ON x.cluster = c.no"
+    " sum(x.count + 0.0), max(c.latest) FROM clusters c JOIN errors x ON x.cluster = c.no"
     " WHERE c.latest >= :since{} GROUP BY x.exception"
-    " ORDER BY count(DISTINCT c.owner) DESC, sum(x.count) DESC LIMIT :most"
+    " ORDER BY count(DISTINCT c.owner) DESC, sum(x.count + 0.0) DESC LIMIT :most"
 )
 _OWNERS = "SELECT uid, name FROM owners WHERE uid IN ({})"
 _SPANS = (
@@ -108,7 +108,12 @@ def shared_errors(
     ask: Ask, since: float, account: str | None = None, most: int = 20
 ) -> list[SharedError]:
     """Return exceptions of clusters heard of since, those that most users had first."""
-    return [SharedError(*row) for row in ask(*_of(_ERRORS, since, most, account=account))]
+    rows = ask(*_of(_ERRORS, since, most, account=account))
+    # What PostgreSQL adds up comes as a Decimal.
+    return [
+        SharedError(exception, prefix, users, clusters, int(count), last)
+        for exception, prefix, users, clusters, count, last in rows
+    ]
 
 
 def span_sums(

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError
 
 from dask_site.history.records import ClusterRecord, EndRecord, Record, SpanRecord, UsageRecord
 from dask_site.history.store import rollup, tables
-from dask_site.history.store.batches import Batch, Bounds, Taken
+from dask_site.history.store.batches import LATE, Batch, Bounds, Taken
 from dask_site.history.store.keys import parts
 from dask_site.history.store.rows import (
     CLUSTER,
@@ -133,9 +133,9 @@ class _Cluster:
         if row is not None:
             self._row = dict(row)
             return "another's cluster" if row["owner"] != self._owner else None
-        gone = tables.forgotten.c.id
-        if self._conn.execute(select(gone).where(gone == self._id)).first():
-            return "forgotten"
+        why = self._gone(max(record.t for record in records))
+        if why:
+            return why
         since = (table.c.owner == self._owner) & (table.c.created > self._now - DAY)
         many = self._conn.execute(select(func.count()).select_from(table).where(since))
         if int(many.scalar_one()) >= self._bounds.clusters:
@@ -160,6 +160,18 @@ class _Cluster:
         )
         self._row = dict(made.mappings().one())
         return None
+
+    def _gone(self, newest: float) -> str | None:
+        """Return why a cluster that isn't here can't begin: it was here, or may have been."""
+        names = tables.forgotten
+        own = names.c.id == self._id
+        at = self._conn.execute(select(names.c.at).where(own)).scalar()
+        if at is None:
+            return "too old" if newest < self._now - LATE else None
+        if newest > at:  # it goes on, and its name is kept until these are too old, too
+            until = min(newest, self._now + LATE)
+            self._conn.execute(update(names).where(own).values(at=until))
+        return "forgotten"
 
     def _times(self, records: Sequence[Record]) -> None:
         row = self._row

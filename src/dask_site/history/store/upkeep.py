@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from dask_site.history.store import bookkeeping, tables
+from dask_site.history.store.batches import LATE
 from dask_site.history.store.claims import SIGNAL
 from dask_site.history.store.failures import RunningError
 from dask_site.history.store.keys import parts
@@ -99,7 +100,10 @@ def _delete(conn: Connection, rows: Sequence[Mapping[Any, Any]], now: float) -> 
     clusters, owners = tables.clusters, tables.owners
     if not rows:
         return []
-    gone = [{"id": row["id"], "owner": row["owner"], "at": now} for row in rows]
+    gone = [
+        {"id": row["id"], "owner": row["owner"], "at": max(now, min(row["seen"], now + LATE))}
+        for row in rows
+    ]
     conn.execute(ignore(conn, tables.forgotten), gone)
     for row in rows:
         conn.execute(delete(clusters).where(clusters.c.no == row["no"]))
@@ -113,9 +117,8 @@ def prune_clusters(conn: Connection, retention: Retention, now: float) -> int:
     clusters = tables.clusters
     old = select(clusters).where(clusters.c.heard < now - retention.clusters).limit(AT_ONCE)
     gone = _delete(conn, conn.execute(old).mappings().all(), now)
-    # By then their spool files are gone too.
     names = tables.forgotten
-    conn.execute(delete(names).where(names.c.at < now - 2 * retention.clusters))
+    conn.execute(delete(names).where(names.c.at < now - LATE))
     return len(gone)
 
 
