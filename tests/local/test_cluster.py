@@ -144,6 +144,41 @@ def test_the_last_copy_is_never_thrown_away(site, tmp_path):
         assert len(os.listdir(tmp_path)) == 1
 
 
+@pytest.mark.slow
+def test_a_job_that_has_to_stay_stays_whole(site):
+    with Cluster(site) as cluster, cluster.get_client() as client:
+        cluster.scale(gpu=2)
+        cluster.wait_for_workers(timeout=60)
+        held, other = sorted(cluster.scheduler.workers)
+        future = client.submit(here, workers=[held], pure=False)
+        future.result()
+        cluster.scale(gpu=0)
+        assert until(lambda: cluster.target("gpu") == 2, 10), "the job should have been kept"
+        both = [client.submit(here, workers=[a], pure=False) for a in (held, other)]
+        assert [one.result(timeout=30) for one in both] == ["gpu", "gpu"]
+        cluster.wait_for_workers(timeout=10)
+        del future, both
+        assert until(lambda: not cluster.scheduler.tasks)
+        cluster.scale(gpu=0)
+        assert until(lambda: [job.state for job in cluster.jobs] == ["ended"])
+
+
+@pytest.mark.slow
+def test_a_job_ends_also_where_moving_its_results_fails(site, monkeypatch, caplog):
+    with Cluster(site) as cluster, caplog.at_level(logging.WARNING, "dask_site"):
+        cluster.scale(cpu=1)
+        cluster.wait_for_workers(timeout=60)
+
+        async def fails(**_):
+            raise KeyError("a worker that has just left")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(cluster.scheduler, "retire_workers", fails)
+            cluster.scale(cpu=0)
+            assert until(lambda: [job.state for job in cluster.jobs] == ["ended"])
+        assert "Moving results off pool 'cpu'" in caplog.text
+
+
 def test_jobs_summary_logs_and_representation(cluster, client):
     with pool("highmem"):
         client.gather(client.map(slow, range(4), pure=False))

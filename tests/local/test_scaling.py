@@ -215,6 +215,20 @@ def test_a_lost_job_is_replaced(make, by_hand):
 
 
 @pytest.mark.slow
+def test_a_job_that_hangs_before_its_worker_starts_is_replaced(make, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dask_site.cluster.fleet._LATE", 4.0)
+    monkeypatch.setattr("dask_site.cluster.fleet._GIVEN_UP", 1000)
+    cluster = make(cpu={"prologue": [f"mkdir {tmp_path}/first 2>/dev/null && sleep 600"]})
+    with caplog.at_level(logging.WARNING, "dask_site"):
+        cluster.scale(cpu=1)
+        cluster.wait_for_workers(cpu=1, timeout=60)
+    assert caplog.text.count("without a worker, so another one is asked for") >= 1
+    assert len(cluster.jobs) > 1
+    cluster.scale(cpu=0)
+    assert until(lambda: {job.state for job in cluster.jobs} == {"ended"})
+
+
+@pytest.mark.slow
 def test_jobs_are_replaced_before_their_walltime_and_nothing_is_computed_twice(make, tmp_path):
     cluster = make(cpu={"walltime": "00:00:25", "max_jobs": 2})
     cluster.adapt(cpu=2, highmem=0, gpu=0)

@@ -212,6 +212,21 @@ def test_a_shuffle_that_is_given_up_while_it_waits_leaves_nothing_behind(site):
         assert until(lambda: not cluster.scheduler._held)
 
 
+@pytest.mark.slow
+def test_a_shuffle_that_waited_when_all_was_restarted_begins_when_it_comes_again(site):
+    with Cluster(site) as cluster, cluster.get_client() as client:
+        cluster.scale(cpu=1, highmem=0)
+        cluster.wait_for_workers(timeout=120)
+        x = array().rechunk((4, 64)).map_blocks(needs(pool="highmem")(where), dtype=float)
+        future = client.compute(x)
+        assert until(lambda: cluster.scheduler.shuffles.waiting)
+        client.restart(timeout=90)
+        assert not cluster.scheduler._held
+        del future
+        cluster.scale(highmem=1)
+        assert set(np.unique(result_of(client, x, 120))) == {HIGHMEM}
+
+
 def greedy(block, block_info=None):
     """Take more memory in one block than a worker of the cheapest pool has."""
     if block_info[0]["chunk-location"][0] == 3:

@@ -612,6 +612,102 @@ def test_where_the_manager_cannot_be_asked_a_job_without_workers_has_ended(play,
     play(scene)
 
 
+@pytest.mark.parametrize("state", ["COMPLETING", "STAGE_OUT"])
+def test_a_job_that_is_over_does_not_count_though_its_node_hangs(play, state):
+    async def scene(fleet, manager):
+        fleet.submit(pools()["cpu"], 1)
+        (record,) = fleet.records
+        await until(lambda: record.job_id)
+        manager.runs("1")
+        fleet.worker_joined("cpu-0", "tls://0", "c1")
+        manager.jobs["1"] = QueueEntry(RUNNING, state, "", "c1", datetime.now(UTC))
+        await until(lambda: record.over)
+        assert fleet.of("cpu") == [record]
+        fleet.worker_left("tls://0")
+        assert fleet.of("cpu") == []
+        manager.jobs["1"] = QueueEntry(PENDING, "PENDING", "BeginTime", restarts=1)
+        await until(lambda: fleet.of("cpu") == [record])
+        assert not manager.cancelled
+
+    play(scene)
+
+
+def test_a_job_that_is_suspended_is_not_given_up(play, monkeypatch, caplog):
+    monkeypatch.setattr("dask_site.cluster.fleet._LATE", 0.05)
+    monkeypatch.setattr("dask_site.cluster.fleet._GIVEN_UP", 1)
+
+    async def scene(fleet, manager):
+        fleet.submit(pools()["cpu"], 1)
+        (record,) = fleet.records
+        await until(lambda: record.job_id)
+        manager.jobs["1"] = QueueEntry(RUNNING, "SUSPENDED", "", "c1", datetime.now(UTC))
+        await until(lambda: fleet.late("cpu"))
+        await asyncio.sleep(0.3)
+        assert record.state == "starting"
+        assert not manager.cancelled
+
+    play(scene)
+    assert not caplog.records
+
+
+def test_a_job_without_workers_counts_no_more_until_they_come(play, monkeypatch, caplog):
+    monkeypatch.setattr("dask_site.cluster.fleet._LATE", 1.0)
+    monkeypatch.setattr("dask_site.cluster.fleet._GIVEN_UP", 100)
+
+    async def scene(fleet, manager):
+        fleet.submit(pools()["cpu"], 1)
+        (record,) = fleet.records
+        await until(lambda: record.job_id)
+        manager.runs("1")
+        await until(lambda: record.state == "starting")
+        assert fleet.of("cpu") == [record]
+        await until(lambda: fleet.of("cpu") == [])
+        await until(lambda: record.reason == "runs without a worker")
+        assert fleet.late("cpu") == [record]
+        fleet.worker_joined("cpu-0", "tls://0", "c1")
+        assert fleet.of("cpu") == [record]
+        # It took longer than was thought, so the next ones may too.
+        assert fleet._patience_with("cpu") >= 3.0
+
+    play(scene)
+    assert caplog.text.count("without a worker") == 1
+
+
+def test_a_job_whose_workers_never_come_is_given_up(play, monkeypatch, caplog):
+    monkeypatch.setattr("dask_site.cluster.fleet._LATE", 0.5)
+
+    async def scene(fleet, manager):
+        fleet.submit(pools()["cpu"], 1)
+        await until(lambda: manager.jobs)
+        manager.runs("1")
+        await until(lambda: states(fleet) == ["failed"])
+        await until(lambda: manager.cancelled == ["1"])
+        assert "did not come" in fleet.records[0].reason
+        assert fleet.failures_in_a_row("cpu") == 1
+
+    play(scene)
+    assert caplog.text.count("has run for") == 1
+
+
+def test_where_no_job_gets_its_workers_one_more_is_asked_for_at_a_time(play, monkeypatch):
+    monkeypatch.setattr("dask_site.cluster.fleet._LATE", 0.1)
+    monkeypatch.setattr("dask_site.cluster.fleet._GIVEN_UP", 100)
+
+    async def scene(fleet, manager):
+        pool = pools(max_jobs=4)["cpu"]
+        fleet.submit(pool, 3)
+        await until(lambda: len(manager.jobs) == 3)
+        for job in [*manager.jobs]:
+            manager.runs(job)
+        await until(lambda: len(fleet.of("cpu")) == 2)
+        await asyncio.sleep(0.3)
+        assert len(fleet.of("cpu")) == 2
+        fleet.submit(pool, 2)
+        assert len(fleet.records) == 4, "no more than the pool may have"
+
+    play(scene)
+
+
 # -- arrays -----------------------------------------------------------------------------------
 
 

@@ -487,6 +487,19 @@ def test_a_graph_without_needs_is_left_alone():
     assert by_key == {}
 
 
+@pytest.mark.parametrize("as_function", [False, True])
+def test_annotated_parts_of_a_gpu_add_up_exactly_too(as_function):
+    graph = graph_of(dask.delayed(one)(1), dask.delayed(two)(2))
+    given = {"GPU": 0.1}
+    by_key = {} if as_function else dict.fromkeys(graph, given)
+    placer().place(graph, by_key, (lambda _: given) if as_function else None)
+    assert all((resources["GPU"] * 2**20).is_integer() for resources in by_key.values())
+    assert by_key == dict.fromkeys(graph, needs(gpu=0.1).need.resources())
+    assert given == {"GPU": 0.1}
+    with pytest.raises(NeedError, match=r"needs 0\.1 GPU in pool 'cpu'"):
+        placer().place(graph, {}, {"GPU": 0.1, "pool:cpu": 1})
+
+
 def test_results_are_right_whatever_the_needs():
     """Chains and trees of functions with random needs, fused by Dask and taken apart here."""
     rng = np.random.default_rng(7)

@@ -61,7 +61,7 @@ def script(tmp_path):
                 "#SBATCH -p gpuq",
                 "#SBATCH -A physics",
                 "#SBATCH --cpus-per-task=32",
-                "#SBATCH --mem=500G",
+                "#SBATCH --mem=512000M",
                 "#SBATCH -t 1-00:00:00",
                 "#SBATCH --gres=gpu:4",
             ],
@@ -137,6 +137,20 @@ def test_an_array_is_one_script_whose_elements_know_their_names(script):
         for n in "013"
     ]
     assert named == ["gpu-5\n", "gpu-6\n", "gpu-8\n"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "asked"), [("191500MiB", 191500), ("512GB", 488281), ("1100.5MiB", 1100)]
+)
+@pytest.mark.parametrize(("manager", "line"), [("slurm", "--mem={}M\n"), ("pbs", ":mem={}mb:")])
+def test_a_job_asks_for_no_more_memory_than_the_pool_has(script, manager, line, memory, asked):
+    """A job that asks for one MiB more than Slurm's RealMemory never starts."""
+    assert line.format(asked) in script(make_site(manager, memory=memory))
+
+
+def test_the_workers_of_a_job_share_all_memory_of_the_pool(script):
+    text = script(make_site("slurm", memory="191500MiB", gpus=0, processes=1))
+    assert "--memory-limit 187.01GiB " in text
 
 
 @pytest.mark.parametrize(

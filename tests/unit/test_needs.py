@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import itertools
 import pickle
 import subprocess
 import sys
@@ -117,6 +118,25 @@ def test_what_makes_no_sense_is_refused(asked, message):
 def test_memory_without_a_clear_unit_is_refused(memory):
     with pytest.raises(ValueError, match=r"needs\(memory="):
         needs(memory=memory)
+
+
+@pytest.mark.parametrize("parts", [(0.1, 0.2), (1 / 3, 0.1, 0.5), (0.7, 0.2, 1e-9)])
+def test_parts_of_a_gpu_leave_all_of_it_behind(parts):
+    """A worker subtracts what begins, adds what ends, and compares."""
+    taken = [needs(gpu=part).need.resources()["GPU"] for part in parts]
+    assert all(0 < amount <= max(part, 1e-6) for amount, part in zip(taken, parts, strict=True))
+    for begun, ended in itertools.product(itertools.permutations(taken), repeat=2):
+        left = 1.0
+        for amount in begun:
+            left -= amount
+        for amount in ended:
+            left += amount
+        assert left == 1
+
+
+@pytest.mark.parametrize("gpus", [0.1, 0.3, 0.333333, 0.5, 1, 1.7, 12])
+def test_gpus_are_shown_as_they_were_written(gpus):
+    assert str(needs(gpu=gpus).need) == f"{gpus} GPU{'s' if gpus > 1 else ''}"
 
 
 def test_only_functions_are_decorated():

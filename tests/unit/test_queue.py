@@ -3,12 +3,14 @@
 import asyncio
 import os
 import stat
+import subprocess
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from dask_site.cluster import output
+from dask_site.cluster import output, reaper
 from dask_site.cluster.errors import ClusterError
 from dask_site.cluster.hints import pending_hint, submission_hint
 from dask_site.cluster.queue import (
@@ -191,6 +193,36 @@ def test_jobs_are_cancelled_in_one_call(commands, tmp_path):
     asyncio.run(SlurmQueue().cancel(["7_0", "8", "7_2", "7_1", "7_9"]))
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == ["--quiet 1 2 3", "4 5", "--quiet 8 7_[0-2,9]"]
+
+
+def test_a_name_that_could_not_be_cancelled_does_not_spare_the_others(commands, tmp_path):
+    commands(scancel=f'echo "$@" >> {tmp_path}/calls; case $* in *-cpu) exit 1;; esac')
+    _, by_name = SlurmQueue().cancel_commands(["dask-x-cpu", "dask-x-gpu"])
+    assert subprocess.run(by_name).returncode == 1
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.rpartition("--name=")[2] for call in calls] == ["dask-x-cpu", "dask-x-gpu"]
+    _, by_name = SlurmQueue().cancel_commands(["dask-x-gpu"])
+    assert subprocess.run(by_name).returncode == 0
+
+
+@pytest.mark.parametrize(("away", "rounds"), [(0, 2), (4, 5), (99, 6)])
+def test_the_reaper_goes_on_while_the_manager_is_away(
+    commands, tmp_path, monkeypatch, away, rounds
+):
+    """By number a failure says nothing: a job may have ended by itself."""
+    commands(
+        scancel=f'echo "$@" >> {tmp_path}/calls; case $* in *--name=*) '
+        f"test $(grep -c name= {tmp_path}/calls) -gt {away};; *) exit 1;; esac"
+    )
+    (tmp_path / "keys").mkdir()
+    slept = []
+    monkeypatch.setattr(reaper, "time", SimpleNamespace(sleep=slept.append))
+    cancel, by_name = SlurmQueue().cancel_commands(["dask-x-cpu"])
+    plan = {"folder": str(tmp_path / "keys"), "cancel": cancel, "by_name": by_name}
+    reaper._clean_up(plan, {"7"})
+    assert len(slept) == rounds
+    assert (tmp_path / "calls").read_text().count("--quiet 7\n") == rounds
+    assert not (tmp_path / "keys").exists()
 
 
 REFUSAL = """Command exited with non-zero exit code.

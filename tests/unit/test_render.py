@@ -37,7 +37,7 @@ def test_each_pool_has_a_whole_section(site):
     assert list(sections) == ["slurm", "cpu", "highmem", "gpu"]
     assert sections["slurm"] == sections["cpu"]
     assert sections["gpu"]["queue"] == "gpu"
-    assert sections["gpu"]["memory"] == "512GB"
+    assert sections["gpu"]["memory"] == "476GiB"
     assert sections["highmem"]["walltime"] == "1-00:00:00"
     assert {frozenset(section) for section in sections.values()} == {frozenset(sections["slurm"])}
 
@@ -53,6 +53,7 @@ def test_plain_dask_jobqueue_finds_a_pool(site):
         ) as cluster:
             script = cluster.job_script()
     assert "#SBATCH -p gpu" in script
+    assert "#SBATCH --mem=476G\n" in script, "not more than the 512GB that there are"
     assert "#SBATCH -t 12:00:00" in script
     assert "#SBATCH --hint=nomultithread" in script
     assert "module load cuda" in script

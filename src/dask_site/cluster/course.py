@@ -26,7 +26,12 @@ logger = logging.getLogger("dask_site")
 
 # Of jobs that share their lot, so many are told of one by one.
 _SHOWN = 3
-_SUSPENDED = "suspended by the resource manager"
+#: Why a job is there but does nothing.
+SUSPENDED = "suspended by the resource manager"
+_LATE = "runs without a worker"
+# Slurm's words for a job whose processes have ended, or are being killed: it may stay like that for
+# as long as its node or its burst buffer hangs.
+_OVER = frozenset({"COMPLETING", "STAGE_OUT"})
 # How jobs end through no fault of what they run: their output has nothing to tell.
 _NOT_OURS = frozenset({"TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "CANCELLED"})
 # Of these, what says nothing of how the next job would fare.
@@ -84,6 +89,7 @@ class Course:
             When it was asked, UTC.
         """
         record.node = entry.node or record.node
+        record.over = entry.verdict in _OVER
         if entry.phase == queue.ENDED:
             self._ended(record, entry)
         elif record.state == CLOSING:
@@ -123,8 +129,8 @@ class Course:
             record.starts(entry.started, entry.ends)
         if record.state == PENDING:
             record.enter(RUNNING if len(record.workers) >= record.processes else STARTING)
-        if entry.verdict != "RUNNING" or record.reason == _SUSPENDED:
-            record.reason = _SUSPENDED if entry.verdict in {"SUSPENDED", "STOPPED"} else ""
+        if entry.verdict != "RUNNING" or record.reason == SUSPENDED:
+            record.reason = SUSPENDED if entry.verdict in {"SUSPENDED", "STOPPED"} else ""
 
     def _queued_again(self, record: JobRecord, entry: QueueEntry) -> None:
         """Note that the manager took a job off its node; it starts again, or has already."""
@@ -188,6 +194,29 @@ class Course:
         record.advice = hint
         words = (sentence(str(record)), record.reason, hint)
         self._show(record, "%s %s\n%s", *words, kind=record.pool)
+
+    def late(self, record: JobRecord, seconds: float, more: float) -> None:
+        """Tell, once, of a job that has run for some seconds without any worker.
+
+        Parameters
+        ----------
+        record : JobRecord
+        seconds : float
+            How long it has been so.
+        more : float
+            Seconds after which it is given up.
+        """
+        if record.warned == _LATE:
+            return
+        record.warned = record.reason = _LATE
+        self._show(
+            record,
+            "%s has run for %.0f s without a worker, so another one is asked for if there is work "
+            "for it. A prologue or a file system may hang on its node. It is cancelled if no "
+            "worker joins in %.0f s more.",
+            *(sentence(str(record)), seconds, more),
+            kind=f"{record.pool} {_LATE}",
+        )
 
     @staticmethod
     def _is_early(record: JobRecord, verdict: str) -> bool:

@@ -7,11 +7,11 @@ import ipaddress
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster import output
-from dask_site.cluster.course import Course
+from dask_site.cluster.course import SUSPENDED, Course
 from dask_site.cluster.errors import ClusterError
 from dask_site.cluster.inquiry import Inquiry
 from dask_site.cluster.pace import Pace
@@ -48,6 +48,10 @@ _CLOSING_GRACE, _CLOSING_PATIENCE = 12, 25
 # Seconds without any worker after which a job counts as ended where the manager can't be asked: a
 # worker that is started anew takes less.
 _DESERTED = 60
+# Where it can be asked: seconds that a job may run without any worker before another one may come
+# in its place, or so many times as long as the longest start took; and after how many times that
+# it is given up.
+_LATE, _LATE_STARTS, _GIVEN_UP = 300.0, 3, 4
 
 
 class Fleet:
@@ -107,6 +111,8 @@ class Fleet:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._uncancelled: dict[str, JobRecord] = {}
+        # Seconds from the begin of a job until its first worker joined, by pool.
+        self._longest_start: dict[str, float] = {}
         self._strange: set[str] = set()
         self._doubts_until = 0
         self._asking = asyncio.Lock()
@@ -114,8 +120,29 @@ class Fleet:
         self._watcher = asyncio.create_task(self._watch())
 
     def of(self, pool: str) -> list[JobRecord]:
-        """Return the live jobs of a pool."""
-        return [r for r in self._not_over(pool) if r.live]
+        """Return the live jobs of a pool, but for those that are `late`."""
+        late = {r.name for r in self.late(pool)}
+        return [r for r in self._not_over(pool) if r.live and r.name not in late]
+
+    def late(self, pool: str) -> list[JobRecord]:
+        """Return the live jobs of a pool whose workers nobody should count on.
+
+        Those that are over, and those that have run for long without any worker. Of the latter no
+        more than have their workers, but for one: where no job starts, more of them are no help.
+        """
+        empty = [r for r in self._not_over(pool) if r.state == STARTING and not r.workers]
+        if not empty or not self._queue.can_look:
+            return []
+        late = [r for r in empty if not r.over and self._waited(r) > self._patience_with(pool)]
+        well = sum(1 for r in self._not_over(pool) if r.live and r.workers)
+        return [r for r in empty if r.over] + late[: max(1, well)]
+
+    @staticmethod
+    def _waited(record: JobRecord) -> float:
+        return (datetime.now(UTC) - record.since).total_seconds()
+
+    def _patience_with(self, pool: str) -> float:
+        return max(_LATE, _LATE_STARTS * self._longest_start.get(pool, 0.0))
 
     def _not_over(self, pool: str) -> list[JobRecord]:
         """Return the jobs of a pool that have not ended; those that have are passed over for good.
@@ -141,7 +168,10 @@ class Fleet:
     # -- submitting ------------------------------------------------------------------------
 
     def submit(self, pool: Pool, count: int) -> None:
-        """Ask for `count` more jobs of a pool; returns at once."""
+        """Ask for `count` more jobs of a pool, as far as it may have them; returns at once."""
+        if pool.max_jobs is not None and self.late(pool.name):
+            there = sum(r.live for r in self._not_over(pool.name))
+            count = max(0, min(count, pool.max_jobs - there))
         first = self._numbers[pool.name]
         self._numbers[pool.name] += count
         records = [
@@ -255,7 +285,10 @@ class Fleet:
             return None
         now = datetime.now(UTC)
         record.workers[address] = name
-        record.joined_at = record.joined_at or now
+        if record.joined_at is None:
+            record.joined_at = now
+            took = (now - (record.started or now)).total_seconds()
+            self._longest_start[record.pool] = max(self._longest_start.get(record.pool, 0.0), took)
         self._course.failures[record.pool] = 0
         self._by_worker[address] = record
         record.joins[address] = now
@@ -400,14 +433,16 @@ class Fleet:
         return [r for r in self._unfinished() if r.state == STARTING and r.joined and not r.workers]
 
     async def _give_up(self) -> None:
-        """Where the manager can't be asked: end jobs whose workers left and did not come back."""
-        if self._queue.can_look:
+        """End jobs whose workers did not come, or left and did not come back."""
+        now = datetime.now(UTC)
+        gone = self._hopeless() if self._queue.can_look else self._left_alone()
+        if not gone:
             return
-        latest = datetime.now(UTC) - timedelta(seconds=_DESERTED)
-        gone = [r for r in self._deserted() if r.since < latest]
         for record in gone:
-            entry = QueueEntry(QUEUE_ENDED, UNKNOWN, "its workers left and did not come back")
-            self._course.apply(record, entry, latest)
+            how = "left and did not come back" if record.joined else "did not come"
+            self._course.apply(record, QueueEntry(QUEUE_ENDED, UNKNOWN, f"its workers {how}"), now)
+        # What could not be cancelled is found as a job that nobody knows.
+        self._doubts_until = self._inquiry.answers + 2
         try:
             await self._queue.cancel([r.job_id for r in gone])
         except ClusterError as error:
@@ -415,6 +450,24 @@ class Fleet:
             return
         for record in gone:
             self._forget(record)
+
+    def _left_alone(self) -> list[JobRecord]:
+        return [r for r in self._deserted() if self._waited(r) > _DESERTED]
+
+    def _hopeless(self) -> list[JobRecord]:
+        """Tell of the jobs that are late, and return those that are so for very long."""
+        hopeless = []
+        for pool in [*self._present]:
+            patience = self._patience_with(pool)
+            for record in self.late(pool):
+                waited = self._waited(record)
+                if record.over or record.reason == SUSPENDED:
+                    continue
+                if waited > _GIVEN_UP * patience:
+                    hopeless.append(record)
+                else:
+                    self._course.late(record, waited, _GIVEN_UP * patience - waited)
+        return hopeless
 
     @property
     def _doubtful(self) -> bool:

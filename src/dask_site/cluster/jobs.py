@@ -200,8 +200,17 @@ class JobFactory:
                 worker_command="dask_site.cluster.worker",
                 worker_extra_args=arguments,
                 job_script_prologue=[*exports, *self._site.prologue, *pool.prologue],
+                **_own_memory(self._site, pool),
                 **options,
             )
+
+
+def _own_memory(site: Site, pool: Pool) -> dict[str, str]:
+    """Return all memory of a pool; the options for plain dask-jobqueue may have less."""
+    memory = {"memory": format_memory(pool.memory)}
+    if site.resource_manager == "slurm":
+        memory["job_mem"] = f"{_mebibytes(pool.memory)}M"
+    return memory
 
 
 def job_name(cluster_id: str, pool: Pool) -> str:
@@ -276,7 +285,15 @@ def _hours(walltime: timedelta | None) -> str | None:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
+def _mebibytes(memory: int) -> int:
+    """Round down: of a pool that has all memory of a node, a job must not ask for more."""
+    return memory // 2**20
+
+
 def _slurm(site: Site, pool: Pool) -> dict[str, Any]:
+    # dask-jobqueue asks for whole GiB, rounded up. Its `job_mem` would not, but also outdo the
+    # `memory` that somebody gives to SLURMCluster.
+    unit = 2**30 if pool.memory >= 2**30 else 2**20
     named = {
         "gres": f"gpu:{pool.gpus}" if pool.gpus else None,
         "qos": pool.qos,
@@ -284,6 +301,7 @@ def _slurm(site: Site, pool: Pool) -> dict[str, Any]:
         "reservation": pool.reservation,
     }
     return {
+        "memory": format_memory(pool.memory // unit * unit),
         "queue": pool.queue,
         "account": pool.account or site.account,
         "walltime": None if pool.walltime is None else format_walltime(pool.walltime),
@@ -307,8 +325,7 @@ def _sge(site: Site, pool: Pool) -> dict[str, Any]:
 
 
 def _pbs(site: Site, pool: Pool) -> dict[str, Any]:
-    mebibytes = -(-pool.memory // 2**20)
-    chunk = f"select=1:ncpus={pool.cores}:mem={mebibytes}mb"
+    chunk = f"select=1:ncpus={pool.cores}:mem={_mebibytes(pool.memory)}mb"
     return {
         "queue": pool.queue,
         "account": pool.account or site.account,

@@ -69,7 +69,10 @@ class Queue(Protocol):
         """End jobs; those that ended already are passed over."""
 
     def cancel_commands(self, job_names: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return two commands for the reaper: one takes job numbers, one finds jobs by name."""
+        """Return two commands for the reaper: one takes job numbers, one finds jobs by name.
+
+        The second fails if the manager could not be asked, and not because no job has the name.
+        """
 
 
 def queue_for(resource_manager: str, cancel_command: str) -> Queue:
@@ -189,11 +192,12 @@ class SlurmQueue:
     def cancel_commands(self, job_names: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return scancel by number and by name."""
         # scancel takes one name a call, and no patterns. It has no --me in 22.05.
-        by_name = "; ".join(
+        by_name = [
             shlex.join(["scancel", "--quiet", f"--user={os.getuid()}", f"--name={name}"])
             for name in job_names
-        )
-        return ["scancel", "--quiet"], ["sh", "-c", by_name]
+        ]
+        script = "\n".join(["failed=0", *(f"{one} || failed=1" for one in by_name), "exit $failed"])
+        return ["scancel", "--quiet"], ["sh", "-c", script]
 
     def _parse(self, line: str) -> tuple[str, QueueEntry]:
         job, state, code, restarts, start, end, node, why = map(str.strip, line.split("|", 7))

@@ -109,21 +109,22 @@ def _clean_up(plan: dict[str, Any], jobs: set[str]) -> None:
     # the resource manager may be away for a while.
     for pause in (0, 1, 3, 10, 30, 60):
         time.sleep(pause)
-        done = _cancel([*plan["cancel"], *sorted(jobs)] if jobs else [])
-        done = _cancel(plan["by_name"]) and done
+        # A job that ended by itself makes some managers return an error; a name that no job has
+        # any more does not.
+        done = _cancel([*plan["cancel"], *sorted(jobs)] if jobs else []) is not None
+        done = _cancel(plan["by_name"]) == 0 and done
         shutil.rmtree(plan["folder"], ignore_errors=True)
         if done and pause and not Path(plan["folder"]).exists():
             return
 
 
-def _cancel(command: list[str]) -> bool:
+def _cancel(command: list[str]) -> int | None:
+    """Run a command, if there is one, and return its exit status; None if it did not end."""
     if not command:
-        return True
+        return 0
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        # A job that ended by itself makes some managers return an error: no reason to go on.
-        subprocess.run(command, stdin=subprocess.DEVNULL, timeout=60, check=False)
-        return True
-    return False
+        return subprocess.run(command, stdin=subprocess.DEVNULL, timeout=60, check=False).returncode
+    return None
 
 
 if __name__ == "__main__":

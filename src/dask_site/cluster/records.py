@@ -66,6 +66,8 @@ class JobRecord:
         Whether it is ended by us because its walltime is nearly over.
     deadline : datetime or None
         When the manager ends it; None until it has started, and where nothing limits it.
+    over : bool
+        Whether what it ran is over, though the manager has not let go of its node yet.
     """
 
     name: str
@@ -87,6 +89,7 @@ class JobRecord:
     computed: bool = field(default=False, repr=False)
     counts: bool = field(default=False, repr=False)
     time_up: bool = field(default=False, repr=False)
+    over: bool = field(default=False, repr=False)
     restarts: int = field(default=0, repr=False)
     spent: float = field(default=0.0, repr=False)
     workers: dict[str, str] = field(default_factory=dict, repr=False)

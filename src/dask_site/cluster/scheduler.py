@@ -21,7 +21,7 @@ from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS
 
 from dask_site.cluster.guard import guarded, nothing, switch_off
-from dask_site.cluster.resources import pool_of_resource, pool_resource
+from dask_site.cluster.resources import countable, pool_of_resource, pool_resource
 from dask_site.cluster.shuffles import PoolShufflePlugin
 from dask_site.cluster.summary import Summary
 from dask_site.dashboards import serving
@@ -319,6 +319,8 @@ class PoolScheduler(HookedScheduler):
         try:
             parts = self.placer.place(dsk, annotations_by_type["resources"], around)
             around = None if callable(around) else around  # else it has been asked for each key
+            if around:
+                global_annotations = {**(global_annotations or {}), "resources": countable(around)}
             by_key = [v for kind, v in annotations_by_type.items() if kind != "resources"]
             for values in (*by_key, kwargs["ordered"], kwargs["user_priority"]):
                 inherit(parts, values)

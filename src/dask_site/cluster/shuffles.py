@@ -130,9 +130,14 @@ class PoolShufflePlugin(HookedShuffles):
                     break
 
     def restart(self, scheduler: PoolScheduler) -> None:
-        """Forget all shuffles."""
+        """Forget all shuffles; the same tasks may come again."""
         super().restart(scheduler)
+        for waits in self.waiting.values():
+            scheduler.let_go(waits.keys)
         self.waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     @guarded(
         HookedShuffles.spread,

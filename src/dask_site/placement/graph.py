@@ -9,7 +9,7 @@ from typing import Any
 
 from dask.utils import key_split, methodcaller
 
-from dask_site.cluster.resources import MEMORY, pool_of_resource, pool_restriction
+from dask_site.cluster.resources import MEMORY, countable, pool_of_resource, pool_restriction
 from dask_site.cluster.shuffles import is_barrier
 from dask_site.placement.finder import NeedFinder, Needs
 from dask_site.placement.matching import Matcher, Restrictions
@@ -101,6 +101,8 @@ class Placer:
                     by_key[key] = given
             around = None
         self._check(by_key, around)
+        around = around and countable(around)
+        _count(by_key)
         own: dict[Any, Resources] = {}
         apart: dict[Any, list[Piece]] = {}
         if any_met():
@@ -135,7 +137,7 @@ class Placer:
         by_key: dict[Any, Resources] = {}
         graph = dict(graph)
         self.place(graph, by_key, around)
-        others = {} if around is None or callable(around) else around
+        others = {} if around is None or callable(around) else countable(around)
         return {key: by_key.get(key, others) for key in graph}
 
     def _check(self, by_key: Mapping[Any, Resources], around: Resources | None) -> None:
@@ -384,6 +386,14 @@ def inherit(parts: Mapping[Any, Any], values: Any) -> None:
         for part, whole in parts.items():
             if whole in values and part not in values:
                 values[part] = values[whole]
+
+
+def _count(by_key: MutableMapping[Any, Resources]) -> None:
+    """Make the resources of annotations `countable`; what keys share they share afterwards."""
+    distinct = {id(given): given for given in by_key.values()}
+    changed = {n: new for n, given in distinct.items() if (new := countable(given)) != given}
+    if changed:
+        by_key.update({k: changed[id(r)] for k, r in by_key.items() if id(r) in changed})
 
 
 def _prefixes(key: Any, task: Any) -> set[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dask_site.cluster.resources import (
     GPU,
     MEMORY,
+    as_written,
     pool_of_resource,
     pool_resource,
     worker_resources,
@@ -216,7 +217,7 @@ def _amount(resource: str, amount: float) -> str:
     if resource == MEMORY:
         return f"{format_memory(int(amount))} of memory"
     if resource == GPU:
-        return f"{amount:g} GPU{'s' if amount > 1 else ''}"
+        return f"{as_written(amount)} GPU{'s' if amount > 1 else ''}"
     return f"{amount:g} {resource}"
 
 

@@ -35,14 +35,14 @@ class Need:
 
     def resources(self) -> dict[str, float]:
         """Return it as Dask's resource restrictions."""
-        from dask_site.cluster.resources import GPU, MEMORY, pool_restriction
+        from dask_site.cluster.resources import GPU, MEMORY, countable, pool_restriction
 
         wanted: dict[str, float] = pool_restriction(self.pool) if self.pool else {}
         if self.gpu:
             wanted[GPU] = self.gpu
         if self.memory:
             wanted[MEMORY] = self.memory
-        return wanted
+        return countable(wanted)
 
     def __str__(self) -> str:
         from dask_site.placement.matching import describe

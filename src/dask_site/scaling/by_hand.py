@@ -64,6 +64,8 @@ class Scaling:
             self.targets[name] = jobs * pool.processes
             self._fleet.submit(pool, max(0, jobs - len(live)))
             surplus += sorted(live, key=self.cost_of_losing)[: max(0, len(live) - jobs)]
+            if jobs <= len(live):
+                surplus += self._fleet.late(name)
         self.retirement.retire(surplus)
 
     async def scale_down(self, named: Sequence[str]) -> None:
