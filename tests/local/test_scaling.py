@@ -5,17 +5,51 @@ import logging
 import os
 import signal
 import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import dask
 import numpy as np
 import psutil
 import pytest
-from distributed import Client
+from distributed import Client, wait
 from machine import SITE, until
 from places import count, here, slow
 
 from dask_site import Cluster, NeedError, Site, needs, pool
 from dask_site.cluster.errors import PoolError
+
+
+class ByHand:
+    """A cluster with one cpu worker, whose controller looks when it is told to, and only asks."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        self.asked = Counter()
+        cluster.adapt(cpu=(1, 2))
+        cluster.wait_for_workers(cpu=1, timeout=60)
+        cluster._controller.stop()
+        (self.job,) = cluster._fleet.records
+        cluster._fleet.submit = lambda pool, jobs: self.asked.update({pool.name: jobs})
+
+    def ends_in(self, seconds, walltime=60):
+        self.job.walltime = timedelta(seconds=walltime)
+        self.job.deadline = datetime.now(UTC) + timedelta(seconds=seconds)
+
+    def look(self):
+        self.cluster.sync(_tick, self.cluster._controller)
+
+    def states(self):
+        return Counter(ts.state for ts in self.cluster.scheduler.tasks.values())
+
+
+async def _tick(controller):
+    controller.tick()
+
+
+@pytest.fixture
+def by_hand(make):
+    return lambda **pools: ByHand(make(**pools))
 
 
 @pytest.fixture
@@ -234,6 +268,35 @@ def test_jobs_are_replaced_before_their_walltime_and_nothing_is_computed_twice(m
         assert lived
         assert max(lived) < 27, "none was still there at its walltime"
         assert len(os.listdir(tmp_path)) == 60, "nothing was computed twice"
+
+
+@pytest.mark.slow
+def test_a_long_task_elsewhere_keeps_no_queued_task_waiting(by_hand):
+    known = {"distributed.scheduler.default-task-durations": {"sleepy": "1h"}}
+    stage = by_hand()
+    with stage.cluster.get_client() as client, dask.config.set(known):
+        lit = client.submit(on_gpu, 1, pure=False)
+        assert until(lambda: stage.states()["no-worker"] == 1)
+        stage.ends_in(40)
+        stage.look()
+        wait(client.map(slow, range(20), seconds=0, pure=False), timeout=60)
+        assert not lit.done()
+
+
+@pytest.mark.slow
+def test_queued_tasks_go_on_once_their_workers_last_long_enough(by_hand):
+    known = {"distributed.scheduler.default-task-durations": {"slow": "1h"}}
+    stage = by_hand()
+    stage.ends_in(40)
+    with stage.cluster.get_client() as client, dask.config.set(known):
+        futures = client.map(slow, range(20), seconds=0.3, pure=False)
+        assert until(lambda: stage.states()["queued"])
+        stage.look()
+        assert until(lambda: not stage.states()["processing"])
+        assert stage.states()["queued"]
+        stage.ends_in(3600, walltime=3600)
+        stage.look()
+        wait(futures, timeout=60)
 
 
 @pytest.mark.slow

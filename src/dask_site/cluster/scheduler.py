@@ -217,8 +217,8 @@ class PoolScheduler(HookedScheduler):
         workers : dict of str to (float, float)
             Address to when its job ends (as of `time.time`) and its walltime in seconds.
         longest : float
-            Seconds that the longest of the present tasks takes: workers with less than that left
-            get no queued root tasks, which distributed hands out without asking for their kind.
+            Seconds that the longest of the queued root tasks takes: workers with less than that
+            left get none of them, which distributed hands out without asking for their kind.
         """
         now = time()
         self._ending = {
@@ -236,6 +236,8 @@ class PoolScheduler(HookedScheduler):
         )
         for ws in before ^ self._not_for_root_tasks:
             self.check_idle_saturated(ws)
+        if before - self._not_for_root_tasks:
+            self.stimulus_queue_slots_maybe_opened(stimulus_id=_stimulus("lasting"))
 
     def decide_worker_non_rootish(self, ts: Any) -> Any:
         """Look first whether the inputs of a task fit where it would go."""

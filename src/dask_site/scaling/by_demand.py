@@ -203,7 +203,7 @@ class Controller:
         )
         cells = list(self._scheduler.demand.cells())
         full = {name: self._is_full(name, live[name]) for name in live}
-        self._walltimes.mind(live, self._longest(cells), full)
+        self._walltimes.mind(live, self._longest(cells), self._longest_queued(cells), full)
         limits = self._limits(live)
         wanted = plan(self._work(cells, live), limits, self.horizon)
         self.gathering = {n for n in wanted if not live[n] and self._gathers(n, cells)}
@@ -293,6 +293,9 @@ class Controller:
 
     def _longest(self, cells: list[Cell]) -> float:
         return max((self._scheduler.seconds_of(cell.prefix) for cell in cells), default=0.0)
+
+    def _longest_queued(self, cells: list[Cell]) -> float:
+        return self._longest([cell for cell in cells if cell.count["queued"]])
 
     def _rest(self, cells: list[Cell], at_once: Any) -> dict[Shape, float]:
         """Return the seconds that the unfinished work of each shape takes with what is there."""

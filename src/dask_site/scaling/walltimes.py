@@ -46,7 +46,11 @@ class Walltimes:
         self._draining: dict[str, float] = {}
 
     def mind(
-        self, live: Mapping[str, list[JobRecord]], longest: float, full: Mapping[str, bool]
+        self,
+        live: Mapping[str, list[JobRecord]],
+        longest: float,
+        queued: float,
+        full: Mapping[str, bool],
     ) -> None:
         """Look at all live jobs once.
 
@@ -56,6 +60,8 @@ class Walltimes:
             By pool.
         longest : float
             Seconds that the longest of the present tasks takes.
+        queued : float
+            Seconds that the longest of the queued root tasks takes.
         full : dict of str to bool
             Whether a pool is at its bound, so that the next job comes only when one has gone.
         """
@@ -69,7 +75,7 @@ class Walltimes:
                 # All at once they would have nobody to hand their results to.
                 first = full[pool] and number < len(limited) // 2
                 self._mind(record, lead, longest, ending, first=first)
-        self._scheduler.set_ending(ending, longest)
+        self._scheduler.set_ending(ending, queued)
 
     def is_draining(self, record: JobRecord) -> bool:
         """Say whether a job takes no new work any more."""
