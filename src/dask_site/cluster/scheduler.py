@@ -29,6 +29,7 @@ from dask_site.dashboards.places import Places
 from dask_site.placement.graph import Placer, inherit
 from dask_site.placement.matching import Matcher, NeedError, Restrictions
 from dask_site.scaling.demand import Demand
+from dask_site.scaling.durations import Durations
 from dask_site.upstream.schedulers import HookedScheduler
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ _PLUMBING = frozenset(
     }
 )
 _MOMENT = 0.001
-# Of so many computed tasks the mean says more than distributed's moving average.
-_ENOUGH = 3
 _UNFINISHED = frozenset({"waiting", "queued", "no-worker", "processing"})
 _MOST_REFUSED = 10_000
 # Between what nobody gave a priority and the least that a user gives.
@@ -115,6 +114,7 @@ class PoolScheduler(HookedScheduler):
         self.matcher = Matcher(site)
         self.placer = Placer(self.matcher)
         self.judge: Judge | None = None
+        self._durations = Durations()
         self._held: set[Any] = set()
         # Workers whose job ends soon: when (as of `time.time`), and the length of their walltime.
         self._ending: dict[Any, tuple[float, float]] = {}
@@ -397,18 +397,13 @@ class PoolScheduler(HookedScheduler):
         return bool(prefix.duration_average >= 0 or prefix.max_exec_time > 0)
 
     def seconds_of(self, prefix: Any) -> float:
-        """Return how long a task of a prefix takes: measured, or else assumed.
-
-        The mean of all that have run. distributed's average halves the weight of each earlier
-        task, and where fused tasks share a name it swings with every one of them.
-        """
-        if prefix.name in _PLUMBING and not self.is_timed(prefix):
-            return _MOMENT
-        known = self.guessed_seconds(prefix)
-        computed = prefix.state_counts["memory"]
-        if computed < _ENOUGH or prefix.duration_average < 0:
-            return known
-        return max(1e-6, float(prefix.all_durations["compute"] / computed))
+        """Return how long a task of a prefix takes: measured, or else assumed."""
+        if prefix.duration_average < 0:
+            if prefix.name in _PLUMBING and not self.is_timed(prefix):
+                return _MOMENT
+            return self.guessed_seconds(prefix)
+        mean = self._durations.mean(prefix)
+        return self.guessed_seconds(prefix) if mean is None else mean
 
     def expected_seconds(self, key: Any) -> float:
         """Return how long the task of a key would take that is not known yet."""
