@@ -14,7 +14,7 @@ import psutil
 import pytest
 from distributed import Client, wait
 from machine import SITE, until
-from places import count, here, slow
+from places import count, here, slow, span
 
 from dask_site import Cluster, NeedError, Site, needs, pool
 from dask_site.cluster.errors import PoolError
@@ -297,6 +297,21 @@ def test_queued_tasks_go_on_once_their_workers_last_long_enough(by_hand):
         stage.ends_in(3600, walltime=3600)
         stage.look()
         wait(futures, timeout=60)
+
+
+@pytest.mark.slow
+def test_no_task_begins_that_its_worker_can_not_finish_not_even_the_first(by_hand):
+    known = {"distributed.scheduler.default-task-durations": {"slow": "40 s", "span": "40 s"}}
+    stage = by_hand()
+    stage.ends_in(30)
+    stage.look()
+    with stage.cluster.get_client() as client, dask.config.set(known):
+        one = client.submit(slow, 1, seconds=0)
+        assert until(lambda: stage.states() == {"no-worker": 1})
+        many = client.map(span, range(10), seconds=0)
+        assert until(lambda: stage.states() == {"no-worker": 1, "queued": 10})
+        time.sleep(0.5)
+        assert not any(future.done() for future in (one, *many))
 
 
 @pytest.mark.slow

@@ -203,7 +203,7 @@ class Controller:
         )
         cells = list(self._scheduler.demand.cells())
         full = {name: self._is_full(name, live[name]) for name in live}
-        self._walltimes.mind(live, self._longest(cells), self._longest_queued(cells), full)
+        self._walltimes.mind(live, cells, full)
         limits = self._limits(live)
         wanted = plan(self._work(cells, live), limits, self.horizon)
         self.gathering = {n for n in wanted if not live[n] and self._gathers(n, cells)}
@@ -290,12 +290,6 @@ class Controller:
         spread = max((self._spread.get(cell.shape, 0.0) for cell in own), default=0.0)
         lead = self.waits.expected(name)
         return self._drops.goes_on(name, ready, spread, lead, max(lead, self.horizon))
-
-    def _longest(self, cells: list[Cell]) -> float:
-        return max((self._scheduler.seconds_of(cell.prefix) for cell in cells), default=0.0)
-
-    def _longest_queued(self, cells: list[Cell]) -> float:
-        return self._longest([cell for cell in cells if cell.count["queued"]])
 
     def _rest(self, cells: list[Cell], at_once: Any) -> dict[Shape, float]:
         """Return the seconds that the unfinished work of each shape takes with what is there."""

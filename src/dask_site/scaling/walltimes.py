@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dask_site.cluster.records import JobRecord
     from dask_site.cluster.scheduler import PoolScheduler
+    from dask_site.scaling.demand import Cell
     from dask_site.scaling.retire import Retirement
     from dask_site.scaling.waits import Waits
 
@@ -46,11 +47,7 @@ class Walltimes:
         self._draining: dict[str, float] = {}
 
     def mind(
-        self,
-        live: Mapping[str, list[JobRecord]],
-        longest: float,
-        queued: float,
-        full: Mapping[str, bool],
+        self, live: Mapping[str, list[JobRecord]], cells: list[Cell], full: Mapping[str, bool]
     ) -> None:
         """Look at all live jobs once.
 
@@ -58,15 +55,14 @@ class Walltimes:
         ----------
         live : dict of str to list of JobRecord
             By pool.
-        longest : float
-            Seconds that the longest of the present tasks takes.
-        queued : float
-            Seconds that the longest of the queued root tasks takes.
+        cells : list of Cell
+            The unfinished tasks.
         full : dict of str to bool
             Whether a pool is at its bound, so that the next job comes only when one has gone.
         """
         ending: dict[str, tuple[float, float]] = {}
         self.leaving = set()
+        longest = self._longest(cells, "processing")
         for pool, records in live.items():
             lead = self._waits.expected(pool)
             limited = [r for r in records if r.deadline is not None and r.walltime and r.workers]
@@ -75,7 +71,11 @@ class Walltimes:
                 # All at once they would have nobody to hand their results to.
                 first = full[pool] and number < len(limited) // 2
                 self._mind(record, lead, longest, ending, first=first)
-        self._scheduler.set_ending(ending, queued)
+        self._scheduler.set_ending(ending, self._longest(cells, "queued"))
+
+    def _longest(self, cells: list[Cell], state: str) -> float:
+        seconds = (self._scheduler.seconds_of(c.prefix) for c in cells if c.count[state])
+        return max(seconds, default=0.0)
 
     def is_draining(self, record: JobRecord) -> bool:
         """Say whether a job takes no new work any more."""
@@ -107,9 +107,9 @@ class Walltimes:
             self._retirement.end(record)
         elif left <= 0:
             self._drain(record, margin / 3)
-        elif left < max(1.2 * longest, lead):
+        else:
             for address in record.workers:
-                ending[address] = (time() + left, walltime)
+                ending[address] = (time() + left, walltime - margin - early)
                 if left < 1.2 * longest:
                     self._scheduler.take_back(address, left)
 
