@@ -315,6 +315,28 @@ def test_no_task_begins_that_its_worker_can_not_finish_not_even_the_first(by_han
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("by", ["end", "duration"])
+def test_a_task_too_long_for_the_worker_that_is_there_gets_another_or_this_one(by_hand, by):
+    known = {"distributed.scheduler.default-task-durations": {"slow": "40 s"}}
+    stage = by_hand()
+    stage.ends_in(30)
+    stage.look()
+    with stage.cluster.get_client() as client, dask.config.set(known):
+        one = client.submit(slow, 1, seconds=0)
+        assert until(lambda: stage.states() == {"no-worker": 1})
+        stage.look()
+        assert stage.asked == {"cpu": 1}
+        if by == "end":
+            stage.ends_in(3600, walltime=3600)
+        else:
+            stage.cluster.scheduler.task_prefixes["slow"].duration_average = 0.1
+        stage.look()
+        wait(one, timeout=60)
+        stage.look()
+        assert stage.asked == {"cpu": 1}
+
+
+@pytest.mark.slow
 def test_work_ahead_is_prepared_while_the_work_before_it_runs(make):
     cluster = make()
     with cluster.get_client() as client:

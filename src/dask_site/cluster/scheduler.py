@@ -243,6 +243,12 @@ class PoolScheduler(HookedScheduler):
         )
         self._leave_out_for(longest)
 
+    def try_again(self) -> None:
+        """Look for a worker for what had none, as when a worker comes."""
+        found = [ts for ts in self.unrunnable if (valid := self.valid_workers(ts)) is None or valid]
+        found.sort(key=lambda ts: ts.priority, reverse=True)
+        self.transitions({ts.key: "processing" for ts in found}, _stimulus("again"))
+
     def _leave_out_for(self, seconds: float) -> None:
         """Keep root tasks of so many seconds off the workers that end before."""
         self._root_seconds = seconds

@@ -217,7 +217,7 @@ class Controller:
                 there = len(live[name]) * pool.processes
                 lasting = self._growth.lasting(name, wanted[name], there, rules.least)
                 self.scaling.targets[name] = self._in_jobs(name, lasting)
-            self._supply(pool, rules, live[name], limits)
+            self._supply(pool, rules, live[name], cells, limits)
         self._scheduler.workers_come = any(live.values())
         self.history.append(self._sample(cells, live))
 
@@ -341,16 +341,33 @@ class Controller:
         return len(live) * pool.processes >= most
 
     def _supply(
-        self, pool: Pool, rules: Rules, live: list[JobRecord], limits: Mapping[str, Limits]
+        self,
+        pool: Pool,
+        rules: Rules,
+        live: list[JobRecord],
+        cells: list[Cell],
+        limits: Mapping[str, Limits],
     ) -> None:
         target = -(-self.scaling.targets[pool.name] // pool.processes)
         staying = [r for r in live if r.name not in self._walltimes.leaving]
         missing = target - len(staying)
+        missing += self._of_no_use(pool, rules, staying, cells)
         if missing > 0:
             self.idle.in_demand(live)
             self._ask(pool, rules, live, missing)
         elif rules.by_demand:
             self.idle.give_back(pool, staying, -missing, limits)
+
+    def _of_no_use(
+        self, pool: Pool, rules: Rules, staying: list[JobRecord], cells: list[Cell]
+    ) -> int:
+        """Return how many jobs can't do what waits, and may have another one beside them."""
+        useless = self._walltimes.outlasted(pool.name, staying, cells)
+        if not useless:
+            return 0
+        idle = sum(map(self.idle.is_idle, useless))
+        most = rules.most if rules.by_demand else self.scaling.targets[pool.name]
+        return int(min(len(useless), max(idle, most / pool.processes - len(staying))))
 
     def _ask(self, pool: Pool, rules: Rules, live: list[JobRecord], missing: int) -> None:
         if self._paused(pool, rules):

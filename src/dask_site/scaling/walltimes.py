@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from time import time
 from typing import TYPE_CHECKING
 
+from dask_site.cluster.scheduler import YOUNG
+
 if TYPE_CHECKING:
     from dask_site.cluster.records import JobRecord
     from dask_site.cluster.scheduler import PoolScheduler
@@ -45,6 +47,11 @@ class Walltimes:
         self._waits = waits
         # Jobs that take no new work any more, and when their results are tried to be moved again.
         self._draining: dict[str, float] = {}
+        # Of jobs with workers: for how many seconds they take tasks, from now on and in all.
+        self._left: dict[str, tuple[float, float]] = {}
+        # How long tasks took by then that no worker was found for.
+        self._tried: dict[Cell, float] = {}
+        self._ends: dict[str, float] = {}
 
     def mind(
         self, live: Mapping[str, list[JobRecord]], cells: list[Cell], full: Mapping[str, bool]
@@ -62,6 +69,7 @@ class Walltimes:
         """
         ending: dict[str, tuple[float, float]] = {}
         self.leaving = set()
+        self._left = {}
         longest = self._longest(cells, "processing")
         for pool, records in live.items():
             lead = self._waits.expected(pool)
@@ -72,6 +80,49 @@ class Walltimes:
                 first = full[pool] and number < len(limited) // 2
                 self._mind(record, lead, longest, ending, first=first)
         self._scheduler.set_ending(ending, self._longest(cells, "queued"))
+        if self._last_longer(ending) | self._got_shorter(cells):
+            self._scheduler.try_again()
+
+    def outlasted(self, pool: str, records: list[JobRecord], cells: list[Cell]) -> list[JobRecord]:
+        """Return the jobs of a pool that end before what waits for a worker would be done.
+
+        Of those that are there no more than such tasks could make use of instead.
+        """
+        ends = [self._left[r.name][0] for r in records if r.name in self._left]
+        soonest = min(ends, default=math.inf)
+        longest = tasks = 0.0
+        for cell in cells:
+            if cell.unassigned and pool in cell.shape.slots:
+                needed = 1.2 * self._scheduler.seconds_of(cell.prefix)
+                if needed > soonest:
+                    longest = max(longest, needed)
+                    tasks += cell.unassigned / cell.shape.slots[pool]
+        if not tasks:
+            return []
+        short = []
+        for record in records:
+            left, whole = self._left.get(record.name, (math.inf, math.inf))
+            if left < min(longest, YOUNG * whole):
+                short.append(record)
+        return short[: math.ceil(tasks / records[0].processes)]
+
+    def _last_longer(self, ending: Mapping[str, tuple[float, float]]) -> bool:
+        """Say whether workers can take longer tasks than a moment ago."""
+        before, self._ends = self._ends, {address: end for address, (end, _) in ending.items()}
+        return any(end > before.get(address, end) + 1 for address, end in self._ends.items())
+
+    def _got_shorter(self, cells: list[Cell]) -> bool:
+        """Say whether tasks without a worker turned out to be shorter than they were when tried."""
+        tried, self._tried = self._tried, {}
+        shorter = False
+        for cell in cells:
+            if cell.count["no-worker"]:
+                seconds = self._scheduler.seconds_of(cell.prefix)
+                before = max(tried.get(cell, seconds), seconds)
+                if seconds < 0.9 * before:
+                    shorter, before = True, seconds
+                self._tried[cell] = before
+        return shorter
 
     def _longest(self, cells: list[Cell], state: str) -> float:
         seconds = (self._scheduler.seconds_of(c.prefix) for c in cells if c.count[state])
@@ -100,6 +151,8 @@ class Walltimes:
         early = min(lead + margin, walltime / 3) if first else 0.0
         to_the_end = (_deadline(record) - datetime.now(UTC)).total_seconds()
         left = to_the_end - margin - early
+        whole = walltime - margin - early
+        self._left[record.name] = (left, whole)
         if left < min(lead, walltime / 2):
             self.leaving.add(record.name)
         if to_the_end < 0:
@@ -109,7 +162,7 @@ class Walltimes:
             self._drain(record, margin / 3)
         else:
             for address in record.workers:
-                ending[address] = (time() + left, walltime - margin - early)
+                ending[address] = (time() + left, whole)
                 if left < 1.2 * longest:
                     self._scheduler.take_back(address, left)
 
