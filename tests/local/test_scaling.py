@@ -18,6 +18,7 @@ from places import count, here, slow, span
 
 from dask_site import Cluster, NeedError, Site, needs, pool
 from dask_site.cluster.errors import PoolError
+from dask_site.scaling import paused
 
 
 class ByHand:
@@ -334,6 +335,32 @@ def test_a_task_too_long_for_the_worker_that_is_there_gets_another_or_this_one(b
         wait(one, timeout=60)
         stage.look()
         assert stage.asked == {"cpu": 1}
+
+
+@pytest.mark.slow
+def test_another_worker_comes_for_what_a_paused_one_does_not_begin(by_hand, monkeypatch):
+    monkeypatch.setattr(paused, "_PATIENCE", 0.5)
+    stage = by_hand()
+    scheduler = stage.cluster.scheduler
+    with stage.cluster.get_client() as client:
+        with pool("cpu"):
+            futures = client.map(slow, range(4), seconds=3, pure=False)
+        assert until(lambda: stage.states()["processing"] == 4)
+        client.run(_pause_above, 0.01)
+        assert until(lambda: not scheduler.running)
+        stage.look()
+        assert not stage.asked
+        time.sleep(1)
+        stage.look()
+        assert until(lambda: stage.states()["no-worker"] >= 2)
+        assert stage.asked == {"cpu": 1}
+        assert any("1 worker of pool 'cpu' is paused" in r for r in stage.cluster.explain().reasons)
+        client.run(_pause_above, 0.9)
+        wait(futures, timeout=60)
+
+
+def _pause_above(share, dask_worker):
+    dask_worker.memory_manager.memory_pause_fraction = share
 
 
 @pytest.mark.slow

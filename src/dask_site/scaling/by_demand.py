@@ -24,6 +24,7 @@ from dask_site.scaling.gather import Gathering
 from dask_site.scaling.growth import Growth
 from dask_site.scaling.idle import IdleJobs
 from dask_site.scaling.lookahead import LATER, Lookahead
+from dask_site.scaling.paused import PausedJobs
 from dask_site.scaling.plan import Limits, Work, plan
 from dask_site.scaling.rules import Rules, bounded, rules_of
 from dask_site.scaling.walltimes import Walltimes
@@ -118,6 +119,7 @@ class Controller:
         self.waits = waits
         self._walltimes = Walltimes(scheduler, scaling.retirement, waits)
         self.idle = IdleJobs(site, scheduler, fleet, scaling, waits, self._walltimes)
+        self._paused_jobs = PausedJobs(scheduler)
         self._growth = Growth(self.rules)
         self._drops = Gathering()
         self.gathering: set[str] = set()
@@ -204,6 +206,7 @@ class Controller:
         cells = list(self._scheduler.demand.cells())
         full = {name: self._is_full(name, live[name]) for name in live}
         self._walltimes.mind(live, cells, full)
+        self._paused_jobs.look(record for records in live.values() for record in records)
         limits = self._limits(live)
         wanted = plan(self._work(cells, live), limits, self.horizon)
         self.gathering = {n for n in wanted if not live[n] and self._gathers(n, cells)}
@@ -363,9 +366,12 @@ class Controller:
     ) -> int:
         """Return how many jobs can't do what waits, and may have another one beside them."""
         useless = self._walltimes.outlasted(pool.name, staying, cells)
-        if not useless:
-            return 0
         idle = sum(map(self.idle.is_idle, useless))
+        paused = [r for r in staying if r in self._paused_jobs and r not in useless]
+        if paused:
+            slots = (cell.shape.slots.get(pool.name) for cell in cells)
+            waiting = sum(c.unassigned / n for c, n in zip(cells, slots, strict=True) if n)
+            useless += paused[: math.ceil(waiting / pool.processes)]
         most = rules.most if rules.by_demand else self.scaling.targets[pool.name]
         return int(min(len(useless), max(idle, most / pool.processes - len(staying))))
 
