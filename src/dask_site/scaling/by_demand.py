@@ -8,7 +8,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import monotonic, time
+from time import monotonic, thread_time, time
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster.records import (
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dask_site")
 
 _EVERY = 1.0
+# Of the scheduler's time looks take at most one part in so many, whatever there is to look at.
+_SHARE = 20
 _FAILURES = 3
 _HISTORY = 3600
 # Seconds after which a trouble that lasts is logged again.
@@ -88,7 +90,7 @@ class Controller:
     idle : IdleJobs
         Gives back what is not needed any more.
     history : deque of Sample
-        One a second, the last hour.
+        One a second, or as often as it looks at the work, the last hour.
     expected : dict of Shape to (float, float)
         Of work that is not ready yet: in how many seconds it will be, and how long a job takes to
         come.
@@ -176,14 +178,17 @@ class Controller:
         return -(-workers // processes) * processes
 
     async def _run(self) -> None:
+        took = 0.0
         while True:
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(max(_EVERY, _SHARE * took))
+            begun = thread_time()
             try:
                 self.tick()
             except Exception as error:
                 self._tell_of(error)
             else:
                 self.trouble = ""
+            took = thread_time() - begun
 
     def _tell_of(self, error: Exception) -> None:
         self.trouble = f"{type(error).__name__}: {error}"
