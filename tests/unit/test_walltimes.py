@@ -1,12 +1,14 @@
 """What is done about jobs that end, on stand-ins for the scheduler and what ends them."""
 
 from datetime import UTC, datetime, timedelta
+from time import time
 from types import SimpleNamespace as Some
 
 import pytest
 
 from dask_site.cluster.records import RUNNING, JobRecord
 from dask_site.placement.matching import Shape
+from dask_site.scaling import walltimes as module
 from dask_site.scaling.demand import Cell
 from dask_site.scaling.walltimes import Walltimes
 
@@ -23,7 +25,7 @@ class Stage:
         self.ending = {}
         self.longest = 0.0
         self.tried_again = 0
-        self.drained = []
+        self.drained = {}
         scheduler = Some(
             workers={},
             bandwidth=1e8,
@@ -32,7 +34,7 @@ class Stage:
             take_back=lambda address, left: None,
             try_again=self.try_again,
         )
-        retirement = Some(drain=lambda record, seconds: self.drained.append(record.name))
+        retirement = Some(drain=lambda record, seconds: self.drained.update({record.name: seconds}))
         self.walltimes = Walltimes(scheduler, retirement, Some(expected=lambda pool: 5.0))
 
     def set_ending(self, ending, longest):
@@ -141,3 +143,36 @@ def test_what_had_no_worker_is_tried_again_when_it_is_known_to_be_shorter(stage)
         cell.prefix.seconds = seconds
         stage.look()
     assert stage.tried_again == 1
+
+
+@pytest.mark.parametrize(("walltime", "margin"), [(14400, 600), (3600, 180), (60, 10), (20, 5)])
+def test_jobs_are_drained_in_time(stage, walltime, margin):
+    stage.job(margin + 1, walltime=walltime)
+    stage.job(margin - 1, walltime=walltime)
+    stage.look()
+    assert list(stage.drained) == ["cpu-1"]
+
+
+def test_the_next_jobs_are_drained_as_early_as_the_last_ones_needed(stage, monkeypatch):
+    later = 0.0
+    monkeypatch.setattr(module, "time", lambda: time() + later)
+    first, nobody, second = (stage.job(left, walltime=120) for left in (9, 9, 25))
+    stage.look()
+    assert list(stage.drained) == ["cpu-0", "cpu-1"]
+    stage.walltimes.kept(nobody)
+    later = 19.0
+    nobody.workers.clear()
+    stage.live["cpu"] = [second]
+    stage.look()
+    assert "cpu-2" not in stage.drained
+    first.workers.clear()
+    stage.look()
+    assert "cpu-2" in stage.drained
+
+
+def test_a_job_that_is_drained_late_moves_its_results_nonetheless(stage):
+    stage.job(9.9, walltime=60)
+    stage.job(7.5, walltime=60)
+    stage.job(5, walltime=60)
+    stage.look()
+    assert [round(seconds) for seconds in stage.drained.values()] == [0, 1, 3]

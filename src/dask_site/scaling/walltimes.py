@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import time
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from dask_site.scaling.retire import Retirement
     from dask_site.scaling.waits import Waits
 
-_LEAST_MARGIN = 6.0
+_LEAST_MARGIN = 10.0
 _MOST_MARGIN = 600.0
+# Jobs whose draining is remembered, to begin in time with the next.
+_REMEMBERED = 10
 _TRY_AGAIN = 2.0
 
 
@@ -47,6 +50,9 @@ class Walltimes:
         self._waits = waits
         # Jobs that take no new work any more, and when their results are tried to be moved again.
         self._draining: dict[str, float] = {}
+        # Of those: the jobs, and when it was time to begin (as of `time.time`).
+        self._begun: dict[str, tuple[JobRecord, float]] = {}
+        self._took: deque[float] = deque(maxlen=_REMEMBERED)
         # Of jobs with workers: for how many seconds they take tasks, from now on and in all.
         self._left: dict[str, tuple[float, float]] = {}
         # How long tasks took by then that no worker was found for.
@@ -70,6 +76,7 @@ class Walltimes:
         ending: dict[str, tuple[float, float]] = {}
         self.leaving = set()
         self._left = {}
+        self._look_at_drained()
         longest = self._longest(cells, "processing")
         for pool, records in live.items():
             lead = self._waits.expected(pool)
@@ -136,6 +143,8 @@ class Walltimes:
         """Try again soon to move the results of a job that nobody could take."""
         if record.name in self._draining:
             self._draining[record.name] = time() + _TRY_AGAIN
+            # It takes as long as there is nobody, whenever it is begun.
+            self._begun.pop(record.name, None)
 
     def _mind(
         self,
@@ -159,25 +168,37 @@ class Walltimes:
             record.time_up = True
             self._retirement.end(record)
         elif left <= 0:
-            self._drain(record, margin / 3)
+            # Begun late, what it runs gets less, and not the moving of its results.
+            self._drain(record, left, min(margin / 3, max(0.0, to_the_end - 2 * margin / 3)))
         else:
             for address in record.workers:
                 ending[address] = (time() + left, whole)
                 if left < 1.2 * longest:
                     self._scheduler.take_back(address, left)
 
-    def _drain(self, record: JobRecord, seconds: float) -> None:
+    def _drain(self, record: JobRecord, late: float, seconds: float) -> None:
         if time() >= self._draining.get(record.name, 0.0):
+            if record.name not in self._draining:
+                self._begun[record.name] = (record, time() + late)
             self._draining[record.name] = math.inf
             record.time_up = True
             self._retirement.drain(record, seconds)
+
+    def _look_at_drained(self) -> None:
+        """Note how long it took until the workers of jobs had left."""
+        for name, (record, begun) in list(self._begun.items()):
+            if not record.workers:
+                del self._begun[name]
+                self._took.append(time() - begun)
 
     def _margin(self, record: JobRecord, walltime: float) -> float:
         """Return the seconds before its end in which a job's results are moved."""
         there = self._scheduler.workers
         held = sum(there[a].nbytes for a in record.workers if a in there)
         moving = 2 * held / max(self._scheduler.bandwidth, 1e6)
-        return float(min(max(0.05 * walltime, _LEAST_MARGIN, moving), walltime / 3, _MOST_MARGIN))
+        usual = 1.5 * max(self._took, default=0.0)
+        least = max(0.05 * walltime, min(_LEAST_MARGIN, walltime / 4))
+        return float(min(max(least, moving, usual), walltime / 3, _MOST_MARGIN))
 
 
 def _deadline(record: JobRecord) -> datetime:
