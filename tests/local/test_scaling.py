@@ -5,17 +5,52 @@ import logging
 import os
 import signal
 import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import dask
 import numpy as np
 import psutil
 import pytest
-from distributed import Client
+from distributed import Client, wait
 from machine import SITE, until
-from places import count, here, slow
+from places import count, here, slow, span
 
 from dask_site import Cluster, NeedError, Site, needs, pool
 from dask_site.cluster.errors import PoolError
+from dask_site.scaling import paused
+
+
+class ByHand:
+    """A cluster with one cpu worker, whose controller looks when it is told to, and only asks."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        self.asked = Counter()
+        cluster.adapt(cpu=(1, 2))
+        cluster.wait_for_workers(cpu=1, timeout=60)
+        cluster._controller.stop()
+        (self.job,) = cluster._fleet.records
+        cluster._fleet.submit = lambda pool, jobs: self.asked.update({pool.name: jobs})
+
+    def ends_in(self, seconds, walltime=60):
+        self.job.walltime = timedelta(seconds=walltime)
+        self.job.deadline = datetime.now(UTC) + timedelta(seconds=seconds)
+
+    def look(self):
+        self.cluster.sync(_tick, self.cluster._controller)
+
+    def states(self):
+        return Counter(ts.state for ts in self.cluster.scheduler.tasks.values())
+
+
+async def _tick(controller):
+    controller.tick()
+
+
+@pytest.fixture
+def by_hand(make):
+    return lambda **pools: ByHand(make(**pools))
 
 
 @pytest.fixture
@@ -248,6 +283,98 @@ def test_jobs_are_replaced_before_their_walltime_and_nothing_is_computed_twice(m
         assert lived
         assert max(lived) < 27, "none was still there at its walltime"
         assert len(os.listdir(tmp_path)) == 60, "nothing was computed twice"
+
+
+@pytest.mark.slow
+def test_a_long_task_elsewhere_keeps_no_queued_task_waiting(by_hand):
+    known = {"distributed.scheduler.default-task-durations": {"sleepy": "1h"}}
+    stage = by_hand()
+    with stage.cluster.get_client() as client, dask.config.set(known):
+        lit = client.submit(on_gpu, 1, pure=False)
+        assert until(lambda: stage.states()["no-worker"] == 1)
+        stage.ends_in(40)
+        stage.look()
+        wait(client.map(slow, range(20), seconds=0, pure=False), timeout=60)
+        assert not lit.done()
+
+
+@pytest.mark.slow
+def test_queued_tasks_go_on_once_their_workers_last_long_enough(by_hand):
+    known = {"distributed.scheduler.default-task-durations": {"slow": "1h"}}
+    stage = by_hand()
+    stage.ends_in(40)
+    with stage.cluster.get_client() as client, dask.config.set(known):
+        futures = client.map(slow, range(20), seconds=0.3, pure=False)
+        assert until(lambda: stage.states()["queued"])
+        stage.look()
+        assert until(lambda: not stage.states()["processing"])
+        assert stage.states()["queued"]
+        stage.ends_in(3600, walltime=3600)
+        stage.look()
+        wait(futures, timeout=60)
+
+
+@pytest.mark.slow
+def test_no_task_begins_that_its_worker_can_not_finish_not_even_the_first(by_hand):
+    known = {"distributed.scheduler.default-task-durations": {"slow": "40 s", "span": "40 s"}}
+    stage = by_hand()
+    stage.ends_in(30)
+    stage.look()
+    with stage.cluster.get_client() as client, dask.config.set(known):
+        one = client.submit(slow, 1, seconds=0)
+        assert until(lambda: stage.states() == {"no-worker": 1})
+        many = client.map(span, range(10), seconds=0)
+        assert until(lambda: stage.states() == {"no-worker": 1, "queued": 10})
+        time.sleep(0.5)
+        assert not any(future.done() for future in (one, *many))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["end", "duration"])
+def test_a_task_too_long_for_the_worker_that_is_there_gets_another_or_this_one(by_hand, by):
+    known = {"distributed.scheduler.default-task-durations": {"slow": "40 s"}}
+    stage = by_hand()
+    stage.ends_in(30)
+    stage.look()
+    with stage.cluster.get_client() as client, dask.config.set(known):
+        one = client.submit(slow, 1, seconds=0)
+        assert until(lambda: stage.states() == {"no-worker": 1})
+        stage.look()
+        assert stage.asked == {"cpu": 1}
+        if by == "end":
+            stage.ends_in(3600, walltime=3600)
+        else:
+            stage.cluster.scheduler.task_prefixes["slow"].duration_average = 0.1
+        stage.look()
+        wait(one, timeout=60)
+        stage.look()
+        assert stage.asked == {"cpu": 1}
+
+
+@pytest.mark.slow
+def test_another_worker_comes_for_what_a_paused_one_does_not_begin(by_hand, monkeypatch):
+    monkeypatch.setattr(paused, "_PATIENCE", 0.5)
+    stage = by_hand()
+    scheduler = stage.cluster.scheduler
+    with stage.cluster.get_client() as client:
+        with pool("cpu"):
+            futures = client.map(slow, range(4), seconds=3, pure=False)
+        assert until(lambda: stage.states()["processing"] == 4)
+        client.run(_pause_above, 0.01)
+        assert until(lambda: not scheduler.running)
+        stage.look()
+        assert not stage.asked
+        time.sleep(1)
+        stage.look()
+        assert until(lambda: stage.states()["no-worker"] >= 2)
+        assert stage.asked == {"cpu": 1}
+        assert any("1 worker of pool 'cpu' is paused" in r for r in stage.cluster.explain().reasons)
+        client.run(_pause_above, 0.9)
+        wait(futures, timeout=60)
+
+
+def _pause_above(share, dask_worker):
+    dask_worker.memory_manager.memory_pause_fraction = share
 
 
 @pytest.mark.slow

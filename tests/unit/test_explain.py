@@ -8,6 +8,7 @@ from time import monotonic
 from types import SimpleNamespace
 
 import pytest
+from distributed.core import Status
 
 from dask_site import Site
 from dask_site.cluster.explain import Explanation, PoolLine, TaskLine
@@ -48,6 +49,8 @@ class Stage:
         self.shuffles = {}
         self.trouble = ""
         self.records = []
+        self.workers = {}
+        self.unrunnable = []
         self.judge = SimpleNamespace(waiting=set(), events=deque(), troubles=dict)
 
     def job(self, pool, state, **values):
@@ -71,7 +74,13 @@ class Stage:
             waits=SimpleNamespace(expected=lambda pool: 20.0),
         )
         shuffles = SimpleNamespace(waiting=self.shuffles)
-        scheduler = SimpleNamespace(judge=self.judge, shuffles=shuffles)
+        scheduler = SimpleNamespace(
+            judge=self.judge,
+            shuffles=shuffles,
+            workers=self.workers,
+            unrunnable=self.unrunnable,
+            host_info={"node1": {}},
+        )
         counted = {self.matcher.shape(needs): Counter(counts) for needs, counts in tasks}
         return Reasons(SITE, scheduler, fleet, controller).of(counted, keys)
 
@@ -91,6 +100,34 @@ def stage():
 def test_what_only_waits_for_its_turn(stage, ready, text):
     stage.targets["cpu"] = 1
     assert stage.of((ORDINARY, {READY: ready, RUNNING: 4})) == [text]
+
+
+def test_paused_workers_are_named(stage):
+    for number, (status, used) in enumerate([("running", 7), ("paused", 6), ("paused", 7)]):
+        stage.job("cpu", RUNNING, workers={f"w{number}": f"cpu-{number}"})
+        stage.workers[f"w{number}"] = SimpleNamespace(
+            name=f"cpu-{number}", status=Status[status], memory_limit=8, metrics={"memory": used}
+        )
+    (reason,) = stage.of((ORDINARY, {READY: 30}))
+    assert reason.startswith("2 workers of pool 'cpu' are paused: cpu-2 uses 88% of its memory")
+    assert "cluster.scale_down('cpu-2')" in reason
+    assert "paused" not in str(stage.of((ON_GPU, {READY: 1})))
+
+
+@pytest.mark.parametrize(
+    ("kind", "there"), [("worker_restrictions", "w1"), ("host_restrictions", "node1")]
+)
+def test_tasks_that_may_run_only_where_nobody_is_are_told(stage, kind, there):
+    stage.workers["w1"] = SimpleNamespace()
+    for key, place in [("a", "gone"), ("b", "gone"), ("c", there)]:
+        ts = SimpleNamespace(key=key, loose_restrictions=False)
+        ts.worker_restrictions = ts.host_restrictions = None
+        setattr(ts, kind, {place})
+        stage.unrunnable.append(ts)
+    (reason,) = stage.of((ORDINARY, {READY: 3}))
+    assert reason.startswith("2 tasks, such as 'a', may run only where `workers=` says, on gone,")
+    (reason,) = stage.of((ORDINARY, {READY: 1}), keys={"c"})
+    assert reason.startswith("Nothing is held up")
 
 
 def test_nothing_to_do_needs_no_reason(stage):

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+
+from distributed.core import Status
 
 from dask_site.cluster.records import FAILED, PENDING, STARTING, SUBMITTING, JobRecord, sentence
 from dask_site.cluster.resources import pool_of_resource
@@ -29,6 +32,8 @@ DONE, PLANNED, ERRED = "done", "not submitted", "failed"
 Tasks = Mapping[Shape, Counter[str]]
 _EVENTS = 3
 _RECENT = 3600.0
+# Of tasks without a worker.
+_LOOKED_AT = 10_000
 
 
 class Reasons:
@@ -57,7 +62,9 @@ class Reasons:
         reasons = [*self._of_trouble()]
         reasons += [reason for pool in pools for reason in self._of_failures(pool)]
         reasons += [r for shape, counted in tasks.items() for r in self._of_shape(shape, counted)]
+        reasons += self._of_restrictions(keys)
         reasons += self._of_shuffles(keys)
+        reasons += [reason for pool in pools for reason in self._of_paused(pool)]
         reasons += [reason for pool in pools for reason in self._of_jobs(pool)]
         reasons += self._of_losses(keys)
         ready = sum(counted[READY] for counted in tasks.values())
@@ -106,6 +113,21 @@ class Reasons:
                 f"{_its(starting)} workers have not all joined yet."
             )
         yield from self._of_limits(pool, self._controller.rules[pool.name], live)
+
+    def _of_paused(self, pool: Pool) -> Iterator[str]:
+        there = self._scheduler.workers
+        addresses = [a for record in self._fleet.of(pool.name) for a in record.workers]
+        found = (there[address] for address in addresses if address in there)
+        paused = [ws for ws in found if ws.status == Status.paused]
+        if paused:
+            fullest = max(paused, key=_memory_share)
+            are = "is" if len(paused) == 1 else "are"
+            yield (
+                f"{_counted(len(paused), 'worker')} of pool {pool.name!r} {are} paused: "
+                f"{fullest.name} uses {_memory_share(fullest):.0%} of its memory and begins "
+                "nothing before that is less. If tasks leave it behind (a leak, a cache): "
+                f"cluster.scale_down({str(fullest.name)!r}) gives the worker back."
+            )
 
     def _of_limits(self, pool: Pool, rules: Rules, live: list[JobRecord]) -> Iterator[str]:
         target = self._controller.scaling.targets[pool.name]
@@ -192,6 +214,27 @@ class Reasons:
             )
         yield f"{task_count(counted[WAITING])}{need} {when}: {what}."
 
+    def _of_restrictions(self, keys: Collection[Any] | None) -> Iterator[str]:
+        scheduler = self._scheduler
+        bound = [
+            ts
+            for ts in islice(scheduler.unrunnable, _LOOKED_AT)
+            if (ts.worker_restrictions or ts.host_restrictions)
+            and not ts.loose_restrictions
+            and (keys is None or ts.key in keys)
+            and scheduler.workers.keys().isdisjoint(ts.worker_restrictions or ())
+            and scheduler.host_info.keys().isdisjoint(ts.host_restrictions or ())
+        ]
+        if bound:
+            first = bound[0]
+            names = sorted({*(first.worker_restrictions or ()), *(first.host_restrictions or ())})
+            such = "" if len(bound) == 1 else f", such as {shown(first.key)},"
+            yield (
+                f"{task_count(len(bound))}{such} may run only where `workers=` says, on "
+                f"{', '.join(map(str, names[:3]))}, and no such worker is there. Submitted with "
+                "allow_other_workers=True they run on others."
+            )
+
     def _of_shuffles(self, keys: Collection[Any] | None) -> Iterator[str]:
         waiting = self._scheduler.shuffles.waiting.values()
         concerned = [w for w in waiting if keys is None or not set(keys).isdisjoint(w.keys)]
@@ -229,6 +272,10 @@ class Reasons:
         if len(events) > _EVENTS:
             more = len(events) - _EVENTS
             yield f"Before that, in the last hour: {_counted(more, 'other worker')} lost with work."
+
+
+def _memory_share(ws: Any) -> float:
+    return float(ws.metrics.get("memory", 0) / max(1, ws.memory_limit))
 
 
 def _need(shape: Shape) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import pickle
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from operator import itemgetter
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from dask_site.dashboards.places import Places
 from dask_site.placement.graph import Placer, inherit
 from dask_site.placement.matching import Matcher, NeedError, Restrictions
 from dask_site.scaling.demand import Demand
+from dask_site.scaling.durations import Durations
 from dask_site.upstream.schedulers import HookedScheduler
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_site")
 _STIMULUS = "dask-site"
+#: A job of which this part of its time is left may try what takes longer than that.
+YOUNG = 0.8
 # Above this part of its memory a worker pauses: the inputs of one task have to be there at once.
 _INPUTS_SHARE = 0.8
 # Names of tasks that only take blocks apart and put them together. distributed assumes half a
@@ -50,8 +54,6 @@ _PLUMBING = frozenset(
     }
 )
 _MOMENT = 0.001
-# Of so many computed tasks the mean says more than distributed's moving average.
-_ENOUGH = 3
 _UNFINISHED = frozenset({"waiting", "queued", "no-worker", "processing"})
 _MOST_REFUSED = 10_000
 # Between what nobody gave a priority and the least that a user gives.
@@ -115,10 +117,14 @@ class PoolScheduler(HookedScheduler):
         self.matcher = Matcher(site)
         self.placer = Placer(self.matcher)
         self.judge: Judge | None = None
+        self._durations = Durations()
         self._held: set[Any] = set()
-        # Workers whose job ends soon: when (as of `time.time`), and the length of their walltime.
-        self._ending: dict[Any, tuple[float, float]] = {}
+        # Workers whose job ends, the soonest first: when (as of `time.time`), and for how many
+        # seconds it takes tasks in all.
+        self._ending: list[tuple[float, float, Any]] = []
         self._not_for_root_tasks: set[Any] = set()
+        # Of the longest root task that they were chosen for.
+        self._root_seconds = 0.0
         self._epoch = 0
         self._places: dict[tuple[tuple[str, float], ...], set[Any]] = {}
         self._open: set[Any] = set()
@@ -197,45 +203,60 @@ class PoolScheduler(HookedScheduler):
 
     def _lasting(self, ts: Any, valid: set[Any] | None) -> set[Any] | None:
         """Leave out the workers whose job ends before the task would."""
-        needed = 1.2 * self.seconds_of(ts.prefix)
-        now = time()
-        # A task that is longer than any walltime may try its luck with a young job.
-        short = {
-            ws
-            for ws, (end, walltime) in self._ending.items()
-            if end - now < min(needed, 0.8 * walltime)
-        }
+        short = self._too_short_for(self.seconds_of(ts.prefix))
         if not short:
             return valid
         return (set(self.running) if valid is None else valid) - short
 
+    def _too_short_for(self, seconds: float) -> set[Any]:
+        needed = 1.2 * seconds
+        now = time()
+        short = set()
+        for end, whole, ws in self._ending:
+            left = end - now
+            if left >= needed:
+                break
+            # A task that is longer than any walltime may try its luck with a young job.
+            if left < YOUNG * whole:
+                short.add(ws)
+        return short
+
     def set_ending(self, workers: Mapping[str, tuple[float, float]], longest: float) -> None:
-        """Say which workers end soon.
+        """Say when workers end that do.
 
         Parameters
         ----------
         workers : dict of str to (float, float)
-            Address to when its job ends (as of `time.time`) and its walltime in seconds.
+            Address to when its job takes no more tasks (as of `time.time`), and for how many
+            seconds it takes them in all.
         longest : float
-            Seconds that the longest of the present tasks takes: workers with less than that left
-            get no queued root tasks, which distributed hands out without asking for their kind.
+            Seconds that the longest of the queued root tasks takes: workers with less than that
+            left get none of them, which distributed hands out without asking for their kind.
         """
-        now = time()
-        self._ending = {
-            self.workers[address]: end
-            for address, end in workers.items()
-            if address in self.workers
-        }
-        before, self._not_for_root_tasks = (
-            self._not_for_root_tasks,
-            {
-                ws
-                for ws, (end, walltime) in self._ending.items()
-                if end - now < min(1.2 * longest, 0.8 * walltime)
-            },
+        self._ending = sorted(
+            (
+                (*end, self.workers[address])
+                for address, end in workers.items()
+                if address in self.workers
+            ),
+            key=itemgetter(0),
         )
+        self._leave_out_for(longest)
+
+    def try_again(self) -> None:
+        """Look for a worker for what had none, as when a worker comes."""
+        found = [ts for ts in self.unrunnable if (valid := self.valid_workers(ts)) is None or valid]
+        found.sort(key=lambda ts: ts.priority, reverse=True)
+        self.transitions({ts.key: "processing" for ts in found}, _stimulus("again"))
+
+    def _leave_out_for(self, seconds: float) -> None:
+        """Keep root tasks of so many seconds off the workers that end before."""
+        self._root_seconds = seconds
+        before, self._not_for_root_tasks = self._not_for_root_tasks, self._too_short_for(seconds)
         for ws in before ^ self._not_for_root_tasks:
             self.check_idle_saturated(ws)
+        if before - self._not_for_root_tasks:
+            self.stimulus_queue_slots_maybe_opened(stimulus_id=_stimulus("lasting"))
 
     def decide_worker_non_rootish(self, ts: Any) -> Any:
         """Look first whether the inputs of a task fit where it would go."""
@@ -263,7 +284,11 @@ class PoolScheduler(HookedScheduler):
     @guarded(Scheduler.is_rootish, "a task that was lost with a worker may run again at once")
     def is_rootish(self, ts: Any) -> bool:
         """Keep a held task out of the queue of root tasks, which asks nobody where it may run."""
-        return not (self._held and ts.key in self._held) and bool(super().is_rootish(ts))
+        if (self._held and ts.key in self._held) or not super().is_rootish(ts):
+            return False
+        if self._ending and (seconds := self.seconds_of(ts.prefix)) > self._root_seconds:
+            self._leave_out_for(seconds)
+        return True
 
     def check_idle_saturated(self, ws: Any, occ: float = -1.0) -> None:
         """Keep queued root tasks off exclusive workers and off those that end soon."""
@@ -297,7 +322,7 @@ class PoolScheduler(HookedScheduler):
     def _forget(self, ws: Any) -> None:
         self._exclusive_workers.discard(ws)
         self._not_for_root_tasks.discard(ws)
-        self._ending.pop(ws, None)
+        self._ending = [end for end in self._ending if end[2] is not ws]
 
     def handle_worker_status_change(self, status: Any, worker: Any, stimulus_id: str) -> None:
         """Look again which workers may run what."""
@@ -397,18 +422,13 @@ class PoolScheduler(HookedScheduler):
         return bool(prefix.duration_average >= 0 or prefix.max_exec_time > 0)
 
     def seconds_of(self, prefix: Any) -> float:
-        """Return how long a task of a prefix takes: measured, or else assumed.
-
-        The mean of all that have run. distributed's average halves the weight of each earlier
-        task, and where fused tasks share a name it swings with every one of them.
-        """
-        if prefix.name in _PLUMBING and not self.is_timed(prefix):
-            return _MOMENT
-        known = self.guessed_seconds(prefix)
-        computed = prefix.state_counts["memory"]
-        if computed < _ENOUGH or prefix.duration_average < 0:
-            return known
-        return max(1e-6, float(prefix.all_durations["compute"] / computed))
+        """Return how long a task of a prefix takes: measured, or else assumed."""
+        if prefix.duration_average < 0:
+            if prefix.name in _PLUMBING and not self.is_timed(prefix):
+                return _MOMENT
+            return self.guessed_seconds(prefix)
+        mean = self._durations.mean(prefix)
+        return self.guessed_seconds(prefix) if mean is None else mean
 
     def expected_seconds(self, key: Any) -> float:
         """Return how long the task of a key would take that is not known yet."""

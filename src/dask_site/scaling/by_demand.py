@@ -8,7 +8,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import monotonic, time
+from time import monotonic, thread_time, time
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster.records import (
@@ -24,6 +24,7 @@ from dask_site.scaling.gather import Gathering
 from dask_site.scaling.growth import Growth
 from dask_site.scaling.idle import IdleJobs
 from dask_site.scaling.lookahead import LATER, Lookahead
+from dask_site.scaling.paused import PausedJobs
 from dask_site.scaling.plan import Limits, Work, plan
 from dask_site.scaling.rules import Rules, bounded, rules_of
 from dask_site.scaling.walltimes import Walltimes
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dask_site")
 
 _EVERY = 1.0
+# Of the scheduler's time looks take at most one part in so many, whatever there is to look at.
+_SHARE = 20
 _FAILURES = 3
 _HISTORY = 3600
 # Seconds after which a trouble that lasts is logged again.
@@ -87,7 +90,7 @@ class Controller:
     idle : IdleJobs
         Gives back what is not needed any more.
     history : deque of Sample
-        One a second, the last hour.
+        One a second, or as often as it looks at the work, the last hour.
     expected : dict of Shape to (float, float)
         Of work that is not ready yet: in how many seconds it will be, and how long a job takes to
         come.
@@ -118,6 +121,7 @@ class Controller:
         self.waits = waits
         self._walltimes = Walltimes(scheduler, scaling.retirement, waits)
         self.idle = IdleJobs(site, scheduler, fleet, scaling, waits, self._walltimes)
+        self._paused_jobs = PausedJobs(scheduler)
         self._growth = Growth(self.rules)
         self._drops = Gathering()
         self.gathering: set[str] = set()
@@ -174,14 +178,17 @@ class Controller:
         return -(-workers // processes) * processes
 
     async def _run(self) -> None:
+        took = 0.0
         while True:
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(max(_EVERY, _SHARE * took))
+            begun = thread_time()
             try:
                 self.tick()
             except Exception as error:
                 self._tell_of(error)
             else:
                 self.trouble = ""
+            took = thread_time() - begun
 
     def _tell_of(self, error: Exception) -> None:
         self.trouble = f"{type(error).__name__}: {error}"
@@ -203,7 +210,8 @@ class Controller:
         )
         cells = list(self._scheduler.demand.cells())
         full = {name: self._is_full(name, live[name]) for name in live}
-        self._walltimes.mind(live, self._longest(cells), full)
+        self._walltimes.mind(live, cells, full)
+        self._paused_jobs.look(record for records in live.values() for record in records)
         limits = self._limits(live)
         wanted = plan(self._work(cells, live), limits, self.horizon)
         self.gathering = {n for n in wanted if not live[n] and self._gathers(n, cells)}
@@ -217,7 +225,7 @@ class Controller:
                 there = len(live[name]) * pool.processes
                 lasting = self._growth.lasting(name, wanted[name], there, rules.least)
                 self.scaling.targets[name] = self._in_jobs(name, lasting)
-            self._supply(pool, rules, live[name], limits)
+            self._supply(pool, rules, live[name], cells, limits)
         self._scheduler.workers_come = any(live.values())
         self.history.append(self._sample(cells, live))
 
@@ -291,9 +299,6 @@ class Controller:
         lead = self.waits.expected(name)
         return self._drops.goes_on(name, ready, spread, lead, max(lead, self.horizon))
 
-    def _longest(self, cells: list[Cell]) -> float:
-        return max((self._scheduler.seconds_of(cell.prefix) for cell in cells), default=0.0)
-
     def _rest(self, cells: list[Cell], at_once: Any) -> dict[Shape, float]:
         """Return the seconds that the unfinished work of each shape takes with what is there."""
         rest: dict[Shape, float] = {}
@@ -344,16 +349,36 @@ class Controller:
         return len(live) * pool.processes >= most
 
     def _supply(
-        self, pool: Pool, rules: Rules, live: list[JobRecord], limits: Mapping[str, Limits]
+        self,
+        pool: Pool,
+        rules: Rules,
+        live: list[JobRecord],
+        cells: list[Cell],
+        limits: Mapping[str, Limits],
     ) -> None:
         target = -(-self.scaling.targets[pool.name] // pool.processes)
         staying = [r for r in live if r.name not in self._walltimes.leaving]
         missing = target - len(staying)
+        missing += self._of_no_use(pool, rules, staying, cells)
         if missing > 0:
             self.idle.in_demand(live)
             self._ask(pool, rules, live, missing)
         elif rules.by_demand:
             self.idle.give_back(pool, staying, -missing, limits)
+
+    def _of_no_use(
+        self, pool: Pool, rules: Rules, staying: list[JobRecord], cells: list[Cell]
+    ) -> int:
+        """Return how many jobs can't do what waits, and may have another one beside them."""
+        useless = self._walltimes.outlasted(pool.name, staying, cells)
+        idle = sum(map(self.idle.is_idle, useless))
+        paused = [r for r in staying if r in self._paused_jobs and r not in useless]
+        if paused:
+            slots = (cell.shape.slots.get(pool.name) for cell in cells)
+            waiting = sum(c.unassigned / n for c, n in zip(cells, slots, strict=True) if n)
+            useless += paused[: math.ceil(waiting / pool.processes)]
+        most = rules.most if rules.by_demand else self.scaling.targets[pool.name]
+        return int(min(len(useless), max(idle, most / pool.processes - len(staying))))
 
     def _ask(self, pool: Pool, rules: Rules, live: list[JobRecord], missing: int) -> None:
         if self._paused(pool, rules):

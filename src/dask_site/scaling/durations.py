@@ -1,0 +1,52 @@
+"""How long tasks take: the mean of the last hundred or so of each kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Of so many computed tasks the mean says more than distributed's moving average.
+_ENOUGH = 3
+_KEPT = 100
+
+
+class _Seen:
+    """What of one prefix was seen: in all, and with the weight that it has in the mean."""
+
+    __slots__ = ("computed", "mean", "seconds", "total", "weight")
+
+    def __init__(self) -> None:
+        self.computed = 0
+        self.total = self.weight = self.seconds = self.mean = 0.0
+
+
+class Durations:
+    """Means of what distributed sums up for each prefix since its first task.
+
+    distributed's own average halves the weight of each earlier task, and where fused tasks share a
+    name it swings with every one of them. The mean of all would never forget.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[Any, _Seen] = {}
+
+    def mean(self, prefix: Any) -> float | None:
+        """Return the seconds that the last tasks of a prefix took; None if they were too few."""
+        computed = prefix.state_counts["memory"]
+        if computed < _ENOUGH:
+            return None
+        seen = self._seen.get(prefix)
+        if seen is None:
+            seen = self._seen[prefix] = _Seen()
+        if computed != seen.computed:
+            self._take(seen, computed, prefix.all_durations["compute"])
+        return seen.mean
+
+    @staticmethod
+    def _take(seen: _Seen, computed: int, total: float) -> None:
+        seen.weight += computed - seen.computed
+        seen.seconds += total - seen.total
+        seen.computed, seen.total = computed, total
+        seen.mean = max(1e-6, seen.seconds / seen.weight)
+        if seen.weight > _KEPT:
+            seen.weight = _KEPT / 2
+            seen.seconds = seen.mean * seen.weight

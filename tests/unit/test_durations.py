@@ -1,0 +1,62 @@
+"""How long the next task of a kind takes, from those that were computed."""
+
+from collections import defaultdict
+
+import pytest
+
+from dask_site.scaling.durations import Durations
+
+
+class Prefix:
+    """What distributed counts of the tasks of one name."""
+
+    def __init__(self):
+        self.state_counts = defaultdict(int)
+        self.all_durations = defaultdict(float)
+
+    def computed(self, *seconds):
+        self.state_counts["memory"] += len(seconds)
+        self.all_durations["compute"] += sum(seconds)
+
+
+@pytest.fixture
+def prefix():
+    return Prefix()
+
+
+def test_a_few_are_too_few(prefix):
+    durations = Durations()
+    assert durations.mean(prefix) is None
+    prefix.computed(1, 1)
+    assert durations.mean(prefix) is None
+    prefix.computed(4)
+    assert durations.mean(prefix) == 2
+
+
+@pytest.mark.parametrize("each_look", [1, 7, 5000])
+def test_short_calls_of_before_are_forgotten(prefix, each_look):
+    durations = Durations()
+    for _ in range(5000 // each_look):
+        prefix.computed(*[0.005] * each_look)
+        durations.mean(prefix)
+    assert durations.mean(prefix) == pytest.approx(0.005)
+    for _ in range(60):
+        prefix.computed(2, 2)
+        durations.mean(prefix)
+    assert durations.mean(prefix) > 1.3
+    for _ in range(200):
+        prefix.computed(2, 2)
+        durations.mean(prefix)
+    assert durations.mean(prefix) == pytest.approx(2, rel=0.05)
+
+
+def test_tasks_of_one_name_that_differ_do_not_make_it_swing(prefix):
+    durations = Durations()
+    looks = []
+    for _ in range(200):
+        prefix.computed(0.1, 1.9)
+        looks.append(durations.mean(prefix))
+        prefix.computed(0.1)
+        prefix.computed(1.9)
+        looks.append(durations.mean(prefix))
+    assert max(abs(look - 1) for look in looks[50:]) < 0.05
