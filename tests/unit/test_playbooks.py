@@ -1,0 +1,114 @@
+"""What the playbooks decide, tried with hosts of this machine."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+pytestmark = pytest.mark.skipif(not PLAYBOOK.exists(), reason="ansible is not installed")
+HERE = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+# nobody answers there
+AWAY = {"ansible_host": "127.0.0.1", "ansible_port": 1}
+
+
+@pytest.fixture
+def play(tmp_path):
+    """Run plays on an inventory; return status and output in one line."""
+
+    def run(plays, groups, *arguments):
+        (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups))
+        (tmp_path / "play.yml").write_text(yaml.safe_dump(plays))
+        plain = {
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        done = subprocess.run(
+            [PLAYBOOK, "-i", tmp_path / "hosts.yml", *arguments, tmp_path / "play.yml"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **plain},
+        )
+        return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+    return run
+
+
+def a_play(hosts, *tasks):
+    return {"hosts": hosts, "gather_facts": False, "tasks": list(tasks)}
+
+
+PUT_BACK = {"import_playbook": str(ROOT / "playbooks" / "put_back.yml")}
+PUBLISH = a_play("dask_environment", {"debug": {"msg": "the links move"}})
+
+
+# -- where a service failed ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", ["dask_history", "dask_dashboards"])
+def test_a_host_that_goes_away_on_the_way_keeps_the_links_where_they_are(play, group):
+    groups = {
+        "dask_environment": {"hosts": {"login1": HERE, "login2": AWAY, "c1": HERE}},
+        "dask_history": {"hosts": {"login1": None}},
+        "dask_dashboards": {"hosts": {"login1": None}},
+    }
+    groups[group]["hosts"]["login2"] = None
+    moving = a_play(group, {"ping": {}})
+    status, said = play([moving, PUT_BACK, PUBLISH], groups)
+    assert status != 0 and "the links move" not in said
+    assert "login2 can't be reached any more" in said and "Users keep what they have." in said
+    status, said = play([moving, PUT_BACK, PUBLISH], groups, "--limit", "!login2")
+    assert status == 0 and "the links move" in said, "it was left out on purpose"
+
+
+@pytest.mark.parametrize(
+    ("former", "told"),
+    [
+        (None, "Users keep what they have."),
+        ("", "Users have nothing yet."),
+        ("2.0-b", "Users keep what they have, release 2.0-b."),
+    ],
+)
+def test_what_users_have_is_told_as_far_as_it_is_known(play, former, told):
+    groups = {
+        "dask_environment": {"hosts": {"login1": HERE, "login2": HERE}},
+        "dask_history": {"hosts": {"login1": None, "login2": None}},
+    }
+    facts = {"site_failed": "login2: Start the service: it failed"}
+    if former is not None:
+        facts |= {"dask_environment_former": former, "dask_environment_release": {"name": "2.0-b"}}
+    failing = a_play("login2", {"set_fact": facts})
+    status, said = play([failing, PUT_BACK, PUBLISH], groups)
+    assert status != 0 and "the links move" not in said
+    assert f"login2: Start the service: it failed. {told}" in said, said
+
+
+def test_in_check_mode_the_others_are_compared(play):
+    hosts = {"login1": HERE, "login2": HERE}
+    groups = {"dask_environment": {"hosts": hosts}, "dask_history": {"hosts": dict(hosts)}}
+    failing = a_play("login2", {"set_fact": {"site_failed": "login2: it failed"}})
+    status, said = play([failing, PUT_BACK, PUBLISH], groups, "--check")
+    assert status != 0 and said.count("the links move") == 1
+
+
+def test_in_check_mode_no_play_ends_with_the_first_host_that_fails(play):
+    """`any_errors_fatal` is never templated: whatever is not false is true."""
+    for path in (ROOT / "site.yml", *ROOT.glob("playbooks/*.yml")):
+        for entry in yaml.safe_load(path.read_text()):
+            assert entry.get("any_errors_fatal", True) is True, path
+    hosts = {"login1": HERE, "login2": HERE}
+    groups = {"dask_environment": {"hosts": hosts}}
+    (limit,) = set(re.findall(r"max_fail_percentage: .*", (ROOT / "site.yml").read_text()))
+    task = {"fail": {"msg": "it failed"}, "when": "inventory_hostname == 'login1'"}
+    failing = a_play("dask_environment", task) | yaml.safe_load(limit)
+    status, said = play([failing, PUBLISH], groups)
+    assert status != 0 and "the links move" not in said
+    status, said = play([failing, PUBLISH], groups, "--check")
+    assert status != 0 and said.count("the links move") == 1
