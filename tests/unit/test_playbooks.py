@@ -22,8 +22,8 @@ def play(tmp_path):
     """Run plays on an inventory; return status and output in one line."""
 
     def run(plays, groups, *arguments):
-        (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups))
-        (tmp_path / "play.yml").write_text(yaml.safe_dump(plays))
+        (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups, sort_keys=False))
+        (tmp_path / "play.yml").write_text(yaml.safe_dump(plays, sort_keys=False))
         plain = {
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
@@ -47,6 +47,37 @@ def a_play(hosts, *tasks):
 
 PUT_BACK = {"import_playbook": str(ROOT / "playbooks" / "put_back.yml")}
 PUBLISH = a_play("dask_environment", {"debug": {"msg": "the links move"}})
+
+
+def playbook(name, count=None):
+    """Return a playbook's first plays, with what it includes found from anywhere."""
+    plays = yaml.safe_load((ROOT / "playbooks" / name).read_text())[:count]
+    return [play for play in plays if "import_playbook" not in play]
+
+
+# -- the way back -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), None),
+        (("--limit", "!login2"), None),
+        (("--limit", "!login1"), "login1 moves the links, and is left out of this run"),
+        (("--limit", "c1"), "login1 moves the links, and is left out of this run"),
+        (("--limit", "!login1", "-e", "dask_environment_build_host=login2"), None),
+        (("-e", "dask_environment_build_host=x"), "x moves the links, and is no host of the"),
+    ],
+)
+def test_services_go_back_with_the_links_or_not_at_all(play, arguments, told):
+    groups = {
+        "dask_environment": {"hosts": {"login1": HERE, "login2": HERE, "c1": HERE}},
+        "dask_history": {"hosts": {"login1": None, "login2": None}},
+    }
+    moving = a_play("rollback_links:dask_history", {"debug": {"msg": "it moves"}})
+    status, said = play([*playbook("rollback.yml", 1), moving], groups, *arguments)
+    assert (status != 0) is bool(told) and ("it moves" not in said) is bool(told), said
+    assert (told or "") in said
 
 
 # -- where a service failed ---------------------------------------------------------------------
