@@ -1,5 +1,6 @@
 """What the playbooks decide, tried with hosts of this machine."""
 
+import json
 import os
 import re
 import subprocess
@@ -78,6 +79,77 @@ def test_services_go_back_with_the_links_or_not_at_all(play, arguments, told):
     status, said = play([*playbook("rollback.yml", 1), moving], groups, *arguments)
     assert (status != 0) is bool(told) and ("it moves" not in said) is bool(told), said
     assert (told or "") in said
+
+
+# -- what goes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A site on this machine with three releases, of which the oldest may go."""
+    root = tmp_path / "site"
+    for number in (1, 2, 3):
+        release = root / "releases" / f"{number}.0-a"
+        release.mkdir(parents=True)
+        said = {"release": release.name, "built": f"2026-01-0{number}T00:00:00+00:00"}
+        (release / "manifest.json").write_text(json.dumps(said))
+    (root / "current").symlink_to("releases/3.0-a")
+    (root / "previous").symlink_to("releases/2.0-a")
+    (root / ".removed-0.9-a").mkdir()
+    return root
+
+
+LAPTOP = yaml.safe_load((ROOT / "inventories/laptop/group_vars/all/site.yml").read_text())
+SITE = LAPTOP["dask_site"]
+
+
+def released(root):
+    return sorted(path.name for path in (root / "releases").iterdir())
+
+
+def of_site(root, **more):
+    """Return variables of a site on this machine, as an argument of Ansible."""
+    known = {
+        "dask_site": SITE,
+        "dask_site_root": str(root),
+        "dask_environment_python": sys.executable,
+        "dask_environment_keep": 1,
+        "ansible_become": False,
+        **more,
+    }
+    return "-e", json.dumps(known)
+
+
+def test_who_is_left_out_keeps_all_releases(play, old):
+    groups = {
+        "dask_environment": {"hosts": {"login1": HERE, "c1": HERE}},
+        "dask_history": {"hosts": {"login1": None}},
+    }
+    plays = playbook("prune.yml", 1)
+    status, said = play(plays, groups, *of_site(old), "--limit", "!c1")
+    assert status == 0 and "Nothing is removed: c1 may use any release" in said, said
+    assert released(old) == ["1.0-a", "2.0-a", "3.0-a"]
+    assert not (old / ".removed-0.9-a").exists(), "that is none any more"
+    status, said = play(plays, groups, *of_site(old))
+    assert status == 0 and "Nothing is removed" not in said, said
+    assert released(old) == ["2.0-a", "3.0-a"]
+
+
+def test_an_uninstall_leaves_nobody_out_by_mistake(play, old):
+    groups = {
+        "dask_environment": {"hosts": {"login1": HERE, "c1": HERE}},
+        "dask_dashboards": {"hosts": {"login1": None}},
+    }
+    plays = [*playbook("uninstall.yml", 2), a_play("all", {"debug": {"msg": "it goes"}})]
+    meant = {"dask_uninstall_confirm": SITE["name"]}
+    status, said = play(plays, groups, *of_site(old, **meant), "--limit", "login1")
+    assert status != 0 and "Nothing was removed: this run leaves out c1" in said, said
+    meant["dask_uninstall_partly"] = True
+    status, said = play(plays, groups, *of_site(old, **meant), "--limit", "login1")
+    assert status == 0 and "it goes" in said, said
+    meant["dask_environment_build_host"] = "login"
+    status, said = play(plays, groups, *of_site(old, **meant))
+    assert status != 0 and "dask_environment_build_host is login, which is no host" in said, said
 
 
 # -- where a service failed ---------------------------------------------------------------------
