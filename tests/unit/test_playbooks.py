@@ -152,6 +152,48 @@ def test_an_uninstall_leaves_nobody_out_by_mistake(play, old):
     assert status != 0 and "dask_environment_build_host is login, which is no host" in said, said
 
 
+# -- which site ---------------------------------------------------------------------------------
+
+
+def role(name, tasks):
+    return {"include_role": {"name": name, "tasks_from": tasks, "rolespec_validate": False}}
+
+
+def test_what_module_files_say_of_the_site_makes_another_release(play, tmp_path):
+    (tmp_path / "dask_site-1.0-py3-none-any.whl").write_bytes(b"any")
+    groups = {"dask_environment": {"hosts": {"login1": HERE}}}
+    tell = {"debug": {"msg": "NAME={{ dask_environment_release.name }}="}}
+    identify = a_play("dask_environment", role("dask_environment", "release"), tell)
+    wheel = {"dask_environment_wheel": str(tmp_path / "dask_site-1.0-py3-none-any.whl")}
+
+    def named(**said):
+        site = {"dask_site": {**SITE, **said}}
+        status, out = play([identify], groups, *of_site(tmp_path, **wheel, **site))
+        assert status == 0, out
+        return re.search(r"NAME=(\S+)=", out)[1]
+
+    more = {"more": {"cores": 1, "memory": "1GiB"}}
+    assert named() == named(pools=SITE["pools"] | more), "those are read from the site file"
+    assert named() != named(state_dir="/project/$USER/.dask-site") != named(name="Other")
+
+
+def test_the_place_of_another_site_is_refused(play, old):
+    (old / "releases/3.0-a/etc/dask").mkdir(parents=True)
+    described = old / "releases/3.0-a/etc/dask/site.yaml"
+    described.write_text("dask_site: {name: North}\n")
+    groups = {"dask_environment": {"hosts": {"login1": HERE}}}
+    release = {"name": "3.0-a", "path": str(old / "releases/3.0-a")}
+    known = {"dask_environment_release": release}
+    look = a_play("dask_environment", role("dask_environment", "preflight"))
+    status, said = play([look], groups, *of_site(old, **known))
+    assert status != 0 and f"{old} on login1 is that of the site 'North'" in said, said
+    status, said = play([look], groups, *of_site(old, **known, dask_environment_rename=True))
+    assert status == 0, said
+    described.write_text(f"dask_site: {{name: {SITE['name']}}}\n")
+    status, said = play([look], groups, *of_site(old, **known))
+    assert status == 0, said
+
+
 # -- where a service failed ---------------------------------------------------------------------
 
 
