@@ -12,7 +12,10 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
-pytestmark = pytest.mark.skipif(not PLAYBOOK.exists(), reason="ansible is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PLAYBOOK.exists(), reason="ansible is not installed"),
+]
 HERE = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
 # nobody answers there
 AWAY = {"ansible_host": "127.0.0.1", "ansible_port": 1}
