@@ -98,7 +98,10 @@ def test_a_folder_with_something_of_others_is_refused(tasks, tmp_path, role, nam
     assert status == 0, said
 
 
-def test_the_services_own_folder_is_put_right_again(tasks, tmp_path):
+def test_the_services_own_folders_are_theirs(tasks, tmp_path):
+    folder(tmp_path / "shared" / "dashboards", ME, 0o755, "theirs")
+    status, said = tasks("dask_dashboards", "state.yml")
+    assert status == 0, said
     state = folder(tmp_path / "shared" / "history", ME, 0o777, "theirs")
     status, said = tasks("dask_history", "folders.yml")
     assert status == 0, said
