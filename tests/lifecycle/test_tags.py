@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
-from life import LOGIN, play
-from nodes import ROOT, node, variables
+from life import LOGIN, STATE, UNITS, play
+from nodes import INVENTORY, ROOT, node, variables
 
 # Each of these is a whole rollout, and other work may hold the machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -52,3 +53,28 @@ def test_each_tag_leaves_what_a_whole_rollout_leaves(edited):
     status, said = play("playbooks/drift.yml", *edited)
     assert status == 0, said
     assert json.loads((ROOT / "out" / "drift.json").read_text())["differences"] == []
+
+
+def test_a_node_that_has_left_a_group_has_its_service_no_more(given_back, tmp_path, monkeypatch):
+    site = variables()  # which asks the inventory
+    smaller = shutil.copytree(INVENTORY, tmp_path / "demo")
+    hosts = (smaller / "hosts.yml").read_text()
+    without = re.sub(
+        r"(?m)^(dask_(history|dashboards)):\n.*\n.*$", r"\1: {hosts: {login1: }}", hosts
+    )
+    (smaller / "hosts.yml").write_text(without)
+    asked = "systemctl is-active dask-history dask-dashboards dask-proxy || true"
+    with monkeypatch.context() as patch:
+        patch.setattr("nodes.INVENTORY", smaller)
+        status, said = play("site.yml", "--tags", "dask_history,dask_dashboards")
+        assert status == 0, said
+        assert node("login2").check_output(asked).split() == ["inactive"] * 3
+        assert not node("login2").file(f"{UNITS}/dask-history.service").exists
+        assert node("login1").check_output(asked).split() == ["active"] * 3
+        for data in (STATE, site["site"]["dashboards"]["state"]):
+            assert node("login2").file(data).is_directory
+        status, said = play("site.yml", "--tags", "dask_history,dask_dashboards")
+        assert status == 0 and changed(said) == {0}, said
+    status, said = play("site.yml", "--tags", "dask_history,dask_dashboards")
+    assert status == 0, said
+    assert node("login2").check_output(asked).split() == ["active"] * 3

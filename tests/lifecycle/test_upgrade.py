@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 
 import pytest
 
@@ -15,12 +16,13 @@ from life import (
     play,
     seen,
     services_are_of,
+    serving,
     untouched,
     version,
     working,
     writer,
 )
-from nodes import node, until
+from nodes import node, until, variables
 
 # A release is built, and other work may hold the machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -43,6 +45,11 @@ def test_tags_alone_do_not_let_a_release_out_that_was_not_accepted(before, newer
     assert status == 0 and "Users keep what they have" in said
     status, said = play("site.yml", "--tags", "dask_pools", dask_environment_wheel=newer)
     assert status == 0 and "Users keep what they have" in said
+    three = "dask_environment,dask_pools,dask_acceptance"
+    status, said = play("site.yml", "--tags", three, dask_environment_wheel=newer)
+    assert status == 0 and "leave where they are: run site.yml without" in said
+    status, said = play("site.yml", "--skip-tags", "dask_dashboards", dask_environment_wheel=newer)
+    assert status != 0 and "a run that leaves out a part of it" in said
     assert current() == before and services_are_of(before)
 
 
@@ -63,6 +70,30 @@ def test_a_service_that_does_not_come_up_is_put_back(before, newer):
     assert until(lambda: version() == "0003", 60), "and the store is in its form again"
     copies = node("login1").check_output(f"ls {STATE}/backups")
     assert "-0003-before-99.0-" in copies and "-0004-before-0" in copies
+
+
+def test_a_node_that_goes_away_on_the_way_moves_no_link(before, newer):
+    """Of login2 nothing is heard any more once its history has stopped."""
+    dropped = f"{UNITS}/dask-history.service.d"
+    drop = "ExecStopPost=+/bin/sh -c 'systemctl mask --runtime --now ssh; pkill -x sshd'"
+    node("login2").check_output(f"mkdir {dropped}")
+    text = f"printf '[Service]\\n%s\\n' {shlex.quote(drop)}"
+    node("login2").check_output(f"{text} > {dropped}/x.conf")
+    node("login2").check_output("systemctl daemon-reload")
+    try:
+        status, said = play("site.yml", dask_environment_wheel=newer)
+    finally:
+        back = f"rm -r {dropped}; systemctl unmask --runtime ssh; systemctl daemon-reload"
+        inside = ["podman", "exec", f"{variables()['cluster']}-login2", "sh", "-c"]
+        subprocess.run([*inside, f"{back}; systemctl start ssh"], check=True)
+    assert status != 0
+    assert "login2 can't be reached any more" in said, said
+    assert f"Users keep what they have, release {before}, and the services are on it again" in said
+    assert current() == before and serving("login1") == before
+    assert serving("login1", "dask-dashboards") == before
+    node("login2").check_output("systemctl start dask-history")
+    assert until(lambda: services_are_of(before), 60)
+    assert until(lambda: version() == "0003", 60)
 
 
 def test_an_upgrade_keeps_the_history_and_leaves_running_jobs_alone(

@@ -41,6 +41,15 @@ def wheel():
     return json.loads(run(sys.executable, FILES / "release.py"))
 
 
+def test_a_release_is_for_what_its_module_files_say_of_the_site(wheel):
+    def named(site):
+        said = run(sys.executable, FILES / "release.py", "--wheel", wheel["wheel"], "--site", site)
+        return json.loads(said)["name"]
+
+    assert named("") == wheel["name"] and named("a") == named("a")
+    assert len({named(""), named("a"), named("b")}) == 3
+
+
 def build(folder, named):
     """Make a release of dask-site alone, as the role does with all of the lock."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -896,3 +896,76 @@ def test_no_values_without_structure_are_a_traceback():
     wide += [wide, wide]
     never_a_traceback(lambda: Site.from_mapping({"pools": wide}))
     never_a_traceback(lambda: Site.from_text(yaml.dump({"dask_site": {"pools": wide}})))
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "why", "mend"),
+    [
+        (
+            "history: {enabled: true, spool: /scratch/$USER}",
+            "12:35",
+            "history.spool: '/scratch' has more in it than this, and would be taken for it alone",
+            "write: spool: /scratch/dask-site/spool/$USER",
+        ),
+        (
+            "history: {enabled: true, spool: '/home/${USER}/'}",
+            "12:35",
+            "history.spool: '/home' has more in it than this, and would be taken for it alone",
+            "write: spool: /shared/dask-site/spool/$USER",
+        ),
+        (
+            "history: {enabled: true, state: /opt/dask-site/}",
+            "12:35",
+            "history.state: '/opt/dask-site' has more in it than this, and would be taken for it "
+            "alone",
+            "write: state: /shared/dask-site/history",
+        ),
+        (
+            "history: {enabled: true, state: /shared/../etc}",
+            "12:35",
+            "history.state: '/etc' has more in it than this, and would be taken for it alone",
+            "write: state: /shared/dask-site/history",
+        ),
+        (
+            "dashboards: {enabled: true, domain: x.test, state: /scratch}",
+            "12:54",
+            "dashboards.state: '/scratch' has more in it than this, and would be taken for it "
+            "alone",
+            "write: state: /scratch/dask-site/dashboards",
+        ),
+        (
+            "dashboards: {enabled: true, domain: x.test, state: //}",
+            "12:54",
+            "dashboards.state: '/' has more in it than this, and would be taken for it alone",
+            "write: state: /shared/dask-site/dashboards",
+        ),
+        (
+            "history: {enabled: true, spool: /a/b/$USER, state: /a/b}",
+            "12:54",
+            "history.state: '/a/b' is the folder of history.spool",
+            "give each a folder of its own",
+        ),
+        (
+            "history: {enabled: true, spool: /a/b/$USER, state: /a/b/c}",
+            "12:54",
+            "history.state: '/a/b/c' lies in the folder of history.spool",
+            "give each a folder of its own",
+        ),
+    ],
+)
+def test_folders_that_others_use(line, place, why, mend):
+    assert errors(site(line)) == f"site.yml:{place}: error: dask_site.{why}\n    {mend}"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["history: {enabled: true, spool: /a/b/$USER, state: /a/c}"],
+        ["history: {enabled: true}", "dashboards: {enabled: true, domain: x.test}"],
+        ["history: {enabled: false, spool: /scratch/$USER, state: /}"],
+        ["history: {enabled: true, spool: $SCRATCH/$USER, state: $SHARED}"],
+        ["history: {enabled: true, spool: /scratch/$USER/spool}"],
+    ],
+)
+def test_folders_of_their_own(lines):
+    assert Site.from_text(site(*lines)).pools

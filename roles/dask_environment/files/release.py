@@ -34,11 +34,12 @@ def build(destination: Path) -> Path:
         return fresh.replace(kept)
 
 
-def digest(*paths: Path) -> str:
-    """Hash the content of files, one after the other."""
+def digest(*paths: Path, text: str = "") -> str:
+    """Hash the content of files, one after the other, and a text."""
     together = hashlib.sha256()
     for path in paths:
         together.update(path.read_bytes())
+    together.update(text.encode())
     return together.hexdigest()
 
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument(
         "--lock", type=Path, default=HERE / "requirements.txt", help="what is installed"
     )
+    parser.add_argument("--site", default="", help="what its module files say of the site")
     arguments = parser.parse_args()
     requirements = arguments.lock.resolve()
     if not requirements.is_file():
@@ -61,7 +63,7 @@ def main() -> None:
         sys.exit(f"dask_environment_wheel: {wheel} is not a file")
     version = wheel.name.split("-")[1]
     release = {
-        "name": f"{version}-{digest(requirements, wheel)[:8]}",
+        "name": f"{version}-{digest(requirements, wheel, text=arguments.site)[:8]}",
         "version": version,
         "wheel": str(wheel.resolve()),
         "wheel_sha256": digest(wheel),

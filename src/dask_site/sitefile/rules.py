@@ -3,6 +3,7 @@
 They look at the raw mapping, so that a value which is wrong in itself hides no other mistake.
 """
 
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,6 +19,11 @@ SLURM_ONLY = ("qos", "constraint", "reservation")
 _RESERVED = {"scheduler", "all", "n", "n_workers", "self", "timeout"}
 # The sections of dask-jobqueue's own configuration, beside which the pools' sections stand.
 _SECTIONS = {"oar", "pbs", "sge", "slurm", "moab", "lsf", "htcondor", "local"}
+# What else lies in / itself is the root of a file system, as a rule.
+_OF_OTHERS = re.compile(
+    r"/(bin|boot|dev|etc|home|lib|opt(/dask-site)?|proc|root|run|sbin|sys|tmp"
+    r"|usr(/(lib|local|share))?|var(/(cache|lib|log|spool|tmp))?)?"
+)
 _POOL_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 Raw = Mapping[str, Any]
 
@@ -25,6 +31,7 @@ Raw = Mapping[str, Any]
 def check(data: Raw) -> Iterator[Finding]:
     """Yield what is wrong between the values of a site's raw mapping."""
     yield from _dashboards(data.get("dashboards"))
+    yield from _folders(data)
     pools = data.get("pools")
     if not isinstance(pools, Mapping):
         return
@@ -50,6 +57,50 @@ def _dashboards(said: Any) -> Iterator[Finding]:
         if said.get(one) is None and said.get(other) is not None:
             do = "name the certificate and its key, or neither: then they are made"
             yield Finding(("dashboards", one), None, Mistake("is missing", do=do))
+
+
+def _folders(data: Raw) -> Iterator[Finding]:
+    """Look at the folders that a rollout takes for services, and an uninstall with data removes."""
+    spool = ("history", "spool")
+    taken: dict[str, tuple[str, ...]] = {}
+    for path in (spool, ("history", "state"), ("dashboards", "state")):
+        part = data.get(path[0])
+        if not isinstance(part, Mapping) or part.get("enabled") is not True:
+            continue
+        said = part.get(path[1])
+        user = "/$USER" if path == spool else ""
+        folder = _folder(said, of_users=path == spool)
+        if folder is None:
+            continue
+        mistake: Mistake | None = None
+        above = next((key for at, key in taken.items() if key == spool and _within(folder, at)), "")
+        of_others = _OF_OTHERS.fullmatch(folder)
+        if of_others or folder.count("/") == 1:
+            why = f"{show(folder)} has more in it than this, and would be taken for it alone"
+            parent = "/shared" if of_others else folder
+            name = "dashboards" if path[0] == "dashboards" else path[1].replace("state", "history")
+            mistake = Mistake(why, write=f"{parent}/dask-site/{name}{user}")
+        elif folder in taken or above:
+            other = ".".join(taken.get(folder) or above)
+            why = f"{show(folder)} {'is' if folder in taken else 'lies in'} the folder of {other}"
+            mistake = Mistake(why, do="give each a folder of its own")
+        if mistake is not None:
+            yield Finding(path, said, mistake)
+        taken.setdefault(folder, path)
+
+
+def _folder(said: Any, *, of_users: bool) -> str | None:
+    """Return a folder as it is on every node, without the users' part; None where it is not."""
+    if not isinstance(said, str):
+        return None
+    above = re.sub(r"/\$(USER|\{USER\})/*$", "", said) if of_users else said
+    if not said.startswith("/") or "$" in above or (of_users and above == said):
+        return None
+    return "/" + posixpath.normpath(above or "/").lstrip("/")
+
+
+def _within(inner: str, outer: str) -> bool:
+    return inner.startswith(f"{outer.rstrip('/')}/")
 
 
 def _pool_names(pools: Raw, manager: str | None) -> Iterator[Finding]:
