@@ -104,3 +104,14 @@ def test_a_new_secret_is_read_on_all_hosts(with_a_vault):
     status, said = play("playbooks/drift.yml", *with_a_vault("b" * 40))
     assert status == 0 and "b" * 40 not in said, said
     assert json.loads((ROOT / "out" / "drift.json").read_text())["differences"] == []
+
+
+def test_accounts_with_other_numbers_are_refused(first):
+    node("login2").check_output("useradd --system --uid 960 --user-group keeper")
+    try:
+        status, said = play("site.yml", "--tags", "dask_history", dask_history_user="keeper")
+    finally:
+        node("login2").check_output("userdel keeper")
+    assert status != 0 and "login1: user keeper 877" in said, said
+    assert "login2: user keeper 960" in said and "dask_history_uid" in said
+    assert node("login1").run("getent passwd keeper").rc != 0
