@@ -16,7 +16,7 @@ from life import (
 from nodes import _rolled_out, as_user, login1, node, until
 
 # What comes of what; each file alone makes what it needs of the ones before.
-ORDER = ("upgrade", "rollback", "tags", "drift", "prune", "uninstall")
+ORDER = ("upgrade", "rollback", "tags", "services", "drift", "prune", "uninstall")
 
 
 def pytest_collection_modifyitems(items):

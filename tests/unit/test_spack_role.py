@@ -179,6 +179,8 @@ def test_without_a_way_out_every_address_outside_is_told(centre):
     cache = {"dask_environment_spack_cache": "file:///c", "dask_environment_spack_cache_only": True}
     status, said = centre.build(**local, **cache)
     assert status != 0 and "lead outside" not in said and "/nowhere on localhost is no" in said
+    assert "names no build cache" in centre.build(dask_environment_spack_cache_only="true")[1]
+    assert "names no build cache" not in centre.build(dask_environment_spack_cache_only="false")[1]
 
 
 def test_a_release_is_named_by_its_lock_and_its_wheel(tmp_path):

@@ -1,0 +1,187 @@
+"""Parts of the roles on this machine: what they ask of services, and whose jobs they start."""
+
+import contextlib
+import datetime
+import http.server
+import json
+import os
+import socketserver
+import ssl
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+ROLES = Path(__file__).parents[2] / "roles"
+PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+pytestmark = pytest.mark.skipif(not PLAYBOOK.exists(), reason="ansible is not installed")
+DOMAIN = "dask.example.org"
+NGINX = """
+  server {{
+    listen {port} ssl http2 default_server;
+    server_name _;
+  }}
+  server {{
+    listen {port} ssl http2;
+    server_name dask.example.org;
+  }}
+"""
+
+
+def play(folder, role, tasks, *arguments, **variables):
+    """Run tasks of a role with its variables; return status and output in one line."""
+    parts = [
+        ROLES / name / part / "main.yml"
+        for name in ("dask_site", role)
+        for part in ("defaults", "vars")
+    ]
+    book = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "vars_files": [str(part) for part in parts],
+        "tasks": [{"ansible.builtin.import_tasks": str(ROLES / role / "tasks" / tasks)}],
+    }
+    (folder / "play.yml").write_text(yaml.safe_dump([book]))
+    (folder / "vars.json").write_text(json.dumps(variables))
+    done = subprocess.run(
+        [PLAYBOOK, "-i", "localhost,", "-e", "@vars.json", *arguments, "play.yml"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={
+            **os.environ,
+            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+            "ANSIBLE_NOCOLOR": "1",
+            # Nobody is there.
+            "http_proxy": "http://127.0.0.1:9",
+            "https_proxy": "http://127.0.0.1:9",
+        },
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+class Unix(socketserver.ThreadingUnixStreamServer):
+    """A server on a socket of the file system."""
+
+    def get_request(self):
+        """Give a request an address, as http.server wants one."""
+        return super().get_request()[0], ("unix", 0)
+
+
+@contextlib.contextmanager
+def serving(server):
+    """Run a server in a thread."""
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def saying(text):
+    """Return a handler that knows its health, and says of all else that it isn't there."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = self.path in {"/healthz", "/internal/health"}
+            said = f"{text} {self.headers['Host']}".encode()
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_):
+            pass
+
+    return Handler
+
+
+@pytest.fixture
+def tls(tmp_path):
+    """What a server encrypts with."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, DOMAIN)])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    both = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ) + made.public_bytes(serialization.Encoding.PEM)
+    (tmp_path / "both.pem").write_bytes(both)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "both.pem")
+    return context
+
+
+def test_the_history_is_asked_on_its_own_socket_and_through_no_proxy(tmp_path):
+    with serving(Unix(str(tmp_path / "s"), saying("history"))):
+        site = {"history": {"socket": str(tmp_path / "s")}}
+        status, said = play(tmp_path, "dask_history", "answering.yml", dask_site=site)
+    assert status == 0, said
+
+
+def test_the_broker_is_asked_through_no_proxy(tmp_path):
+    (tmp_path / "proxy").mkdir()
+    with serving(Unix(str(tmp_path / "proxy" / "broker.sock"), saying("broker"))):
+        status, said = play(
+            tmp_path,
+            "dask_dashboards",
+            "answering.yml",
+            dask_site={"dashboards": {}},
+            _dask_dashboards_run=str(tmp_path),
+        )
+    assert status == 0, said
+
+
+@pytest.mark.parametrize("behind", ["broker", "another"])
+def test_the_proxy_has_to_say_what_the_broker_says(tmp_path, tls, behind):
+    (tmp_path / "proxy").mkdir()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), saying(behind))
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    port = server.server_address[1]
+    (tmp_path / "nginx.conf").write_text(NGINX.format(port=port))
+    with (
+        serving(server),
+        serving(Unix(str(tmp_path / "proxy" / "broker.sock"), saying("broker"))),
+    ):
+        status, said = play(
+            tmp_path,
+            "dask_dashboards",
+            "proxied.yml",
+            dask_site={"dashboards": {}},
+            _dask_dashboards_run=str(tmp_path),
+            _dask_dashboards_configuration=str(tmp_path),
+        )
+    if behind == "broker":
+        assert status == 0, said
+    else:
+        assert status != 0 and f"does not answer on port {port} of localhost" in said, said
+        assert "dask_site.dashboards.port" in said
+
+
+@pytest.mark.parametrize("arguments", [(), ("--check",)])
+@pytest.mark.skipif(os.getuid() != 0, reason="the user that Ansible connects as is root")
+def test_no_jobs_of_root_accept_a_release(tmp_path, arguments):
+    status, said = play(
+        tmp_path, "dask_acceptance", "main.yml", *arguments, dask_site={"name": "x", "pools": {}}
+    )
+    assert status != 0 and "dask_acceptance_user: NAME" in said, said
