@@ -69,6 +69,7 @@ def parameters(function):
         ("transitions", ["self", "recommendations", "stimulus_id"]),
         ("transition", ["self", "key", "finish", "stimulus_id", "kwargs"]),
         ("worker_send", ["self", "worker", "msg"]),
+        ("stimulus_queue_slots_maybe_opened", ["self", "stimulus_id"]),
         ("_get_prefix_duration", ["self", "prefix"]),
         ("scatter", ["self", "data", "workers", "client", "broadcast", "timeout"]),
     ],
@@ -82,6 +83,7 @@ def test_what_the_scheduler_keeps_of_workers_and_tasks():
     """cluster/scheduler.py, scaling/: read, and resource_restrictions also written."""
     worker = {"executing", "long_running", "processing", "resources", "nthreads", "memory_limit"}
     worker |= {"last_seen", "metrics", "has_what", "nbytes", "actors", "status", "extra"}
+    worker |= {"name"}
     task = {"resource_restrictions", "worker_restrictions", "host_restrictions", "priority"}
     task |= {"loose_restrictions", "waiting_on", "processing_on", "prefix", "actor"}
     assert worker <= set(dir(WorkerState)), VERSION
@@ -178,6 +180,8 @@ def test_the_scheduler_takes_our_shuffle_plugin_and_no_second_one():
             assert s.plugins["shuffle"] is s.extensions["shuffle"], VERSION
             assert {"stealing", "amm", "spans"} <= s.extensions.keys(), VERSION
             assert isinstance(s.idle_task_count, set), VERSION
+            assert isinstance(s.unrunnable, dict), VERSION
+            assert isinstance(s.host_info, dict), VERSION
 
     import asyncio
 

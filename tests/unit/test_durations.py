@@ -40,11 +40,11 @@ def test_short_calls_of_before_are_forgotten(prefix, each_look):
         prefix.computed(*[0.005] * each_look)
         durations.mean(prefix)
     assert durations.mean(prefix) == pytest.approx(0.005)
-    for _ in range(60):
-        prefix.computed(2, 2)
+    for _ in range(12):
+        prefix.computed(2)
         durations.mean(prefix)
-    assert durations.mean(prefix) > 1.3
-    for _ in range(200):
+    assert durations.mean(prefix) > 0.7
+    for _ in range(40):
         prefix.computed(2, 2)
         durations.mean(prefix)
     assert durations.mean(prefix) == pytest.approx(2, rel=0.05)
@@ -59,4 +59,4 @@ def test_tasks_of_one_name_that_differ_do_not_make_it_swing(prefix):
         prefix.computed(0.1)
         prefix.computed(1.9)
         looks.append(durations.mean(prefix))
-    assert max(abs(look - 1) for look in looks[50:]) < 0.05
+    assert max(abs(look - 1) for look in looks[50:]) < 0.15

@@ -19,7 +19,7 @@ from dask_site.cluster.records import (
     sentence,
 )
 from dask_site.placement.matching import Shape
-from dask_site.scaling.demand import Cell
+from dask_site.scaling.demand import Cell, merged
 from dask_site.scaling.gather import Gathering
 from dask_site.scaling.growth import Growth
 from dask_site.scaling.idle import IdleJobs
@@ -208,7 +208,8 @@ class Controller:
             Work(cell.shape, done, done * self._scheduler.seconds_of(cell.prefix))
             for cell, done in self._scheduler.demand.take_done()
         )
-        cells = list(self._scheduler.demand.cells())
+        found = self._scheduler.demand.cells()
+        cells = merged(found, self._scheduler.is_timed, self._scheduler.seconds_of)
         full = {name: self._is_full(name, live[name]) for name in live}
         self._walltimes.mind(live, cells, full)
         self._paused_jobs.look(record for records in live.values() for record in records)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from distributed.scheduler import ALL_TASK_STATES
 
 from dask_site.placement.matching import Matcher, Shape
+
+_UNFINISHED = ("waiting", "queued", "no-worker", "processing")
+# Below that, what there is of each kind is looked at for itself.
+_MANY = 100
 
 
 class Cell:
@@ -131,3 +135,37 @@ class Demand:
                     yield cell
                 else:
                     del store[key]
+
+
+def merged(
+    cells: Iterable[Cell], is_timed: Callable[[Any], bool], seconds_of: Callable[[Any], float]
+) -> list[Cell]:
+    """Return the cells, one for all of a shape that have a single task, which nobody has timed.
+
+    Where keys are names such as ``sim_123``, each of them is a kind of its own.
+
+    Parameters
+    ----------
+    cells : iterable of Cell
+    is_timed : callable
+        Says of a prefix whether anything is known of how long such tasks take.
+    seconds_of : callable
+        Returns how long they take as long as it is not.
+    """
+    kept: list[Cell] = []
+    single: list[Cell] = []
+    for cell in cells:
+        alone = cell.unfinished == 1 and not is_timed(cell.prefix)
+        (single if alone else kept).append(cell)
+    if len(single) < _MANY:
+        return kept + single
+    together: dict[tuple[Shape, float], Cell] = {}
+    for cell in single:
+        kind = (cell.shape, seconds_of(cell.prefix))
+        one = together.get(kind)
+        if one is None:
+            one = together[kind] = Cell(cell.shape, cell.prefix)
+        for state in _UNFINISHED:
+            one.count[state] += cell.count[state]
+        one.waiting.update(cell.waiting)
+    return kept + list(together.values())

@@ -1,4 +1,4 @@
-"""How long tasks take: the mean of the last hundred or so of each kind."""
+"""How long tasks take: the mean of the last twenty or so of each kind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 # Of so many computed tasks the mean says more than distributed's moving average.
 _ENOUGH = 3
-_KEPT = 100
+_KEPT = 20
 
 
 class _Seen:
@@ -23,7 +23,8 @@ class Durations:
     """Means of what distributed sums up for each prefix since its first task.
 
     distributed's own average halves the weight of each earlier task, and where fused tasks share a
-    name it swings with every one of them. The mean of all would never forget.
+    name it swings with every one of them. The mean of all would never forget, and that of the last
+    hundred not in time where one worker measures tasks of seconds.
     """
 
     def __init__(self) -> None:
