@@ -38,7 +38,7 @@ def factory(folder, **pool):
             "schema": 1,
             "name": "X",
             "resource_manager": "slurm",
-            "history": {"enabled": True, "spool": "/spool/$USER"},
+            "history": {"enabled": True, "spool": "/shared/spool/$USER"},
             "pools": {"cpu": fields},
         }
     )
