@@ -297,6 +297,7 @@ def test_jobs_that_come_and_go_between_two_records_of_an_old_cluster(folder):
         written = len(the_history(folder).jobs)
         time.sleep(2)  # until the next record is far away
         cluster.scale(jobs=2)
+        eventually(lambda: len(cluster.workers) == 2)
         time.sleep(3)
         cluster.scale(jobs=1)
         eventually(lambda: len(cluster.workers) == 1)
