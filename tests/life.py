@@ -40,7 +40,7 @@ module load dask-site
 exec python -c '
 import importlib, os, pkgutil, time, dask
 for module in pkgutil.walk_packages(dask.__path__, "dask."):
-    if "tests" not in module.name and "dataframe" not in module.name and "array" not in module.name:
+    if not any(part in module.name for part in ("test", "dataframe", "array")):
         importlib.import_module(module.name)
         print(os.environ["DASK_SITE_RELEASE"], flush=True)
         time.sleep(8)

@@ -49,6 +49,10 @@ def test_a_port_that_another_has_is_told(first):
     assert until(lambda: login2.run(answers).rc == 0), "it tries again by itself"
 
 
+def installed(host):
+    return set(node(host).check_output("dpkg-query --show --showformat '${Package} '").split())
+
+
 def test_what_an_interrupted_run_wrote_is_read_by_the_next(first):
     began, changed = since("login1"), since("login2", "StateChangeTimestampMonotonic")
     written = " ".join(f"{UNITS}/{service}.service" for service in SERVICES)
@@ -57,13 +61,18 @@ def test_what_an_interrupted_run_wrote_is_read_by_the_next(first):
     # Here it was interrupted before the distribution's own service was stopped.
     begun = f"cp -p {MADE} /root/made; echo begun nginx.service >> {MADE}"
     node("login2").check_output(f"{begun}; systemctl enable --now nginx")
-    other = since("login2")
+    other, packages = since("login2"), installed("login2")
     for tag in ("dask_history", "dask_dashboards"):
         status, said = play("site.yml", "--tags", tag)
         assert status == 0, said
     asked = f"systemctl is-enabled nginx; systemctl is-active nginx; grep nginx {MADE}"
     stopped = node("login2").run(asked).stdout.split("\n")
     node("login2").check_output(f"mv /root/made {MADE}")
+    # Ansible has brought what it asks apt with.
+    brought = " ".join(installed("login2") - packages)
+    node("login2").check_output(
+        f"apt-get purge -q -y {brought}; apt-get clean; rm -rf /var/lib/apt/lists/*"
+    )
     assert stopped[:3] == ["disabled", "inactive", "package nginx"], stopped
     assert not set(since("login1").values()) & set(began.values())
     assert since("login2") == other, "nothing started anew there"
