@@ -210,14 +210,15 @@ if __name__ == "__main__":
     with Cluster(site, pools="cpu") as cluster, cluster.get_client() as client:
         others = client.map(sleepy, range(8), pure=False)
         tries = client.submit(slow_at_first, folder_for_notes(), pure=False).result()
-        until(lambda: any(job.verdict == "TIMEOUT" for job in cluster.jobs), 60)
+        until(lambda: any(job.verdict in {"TIMEOUT", "CANCELLED"} for job in cluster.jobs), 60)
         tell(tries=tries, others=len(client.gather(others)), events=happenings(cluster),
              verdicts=[job.verdict for job in cluster.jobs])
 """,
     )
     assert result.rc == 0, result.stderr
     assert (facts["tries"], facts["others"]) == (1, 8)
-    assert "TIMEOUT" in facts["verdicts"]
+    # Slurm lets a job run on for up to a minute: it may be us who end it.
+    assert {"TIMEOUT", "CANCELLED"} & {*facts["verdicts"]}
     assert {event[0] for event in facts["events"]} == {"pardon"}
 
 
