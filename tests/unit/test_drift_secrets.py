@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from playing import PLAYBOOK, ROOT, needs_ansible, run_playbook
 
-ROOT = Path(__file__).parents[2]
-PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
-pytestmark = pytest.mark.skipif(not PLAYBOOK.exists(), reason="ansible is not installed")
+pytestmark = needs_ansible
 MIRROR, PORTAL = "hush-of-the-mirror", "hush-of-the-portal"
 # Whoever reads the inventory also looks what all processes were started with.
 LISTING = """#!/bin/sh
@@ -68,20 +66,9 @@ def centre(tmp_path):
 
 def drift(centre, *arguments, **environment):
     """Return what it said, in one line, and all that processes were started with meanwhile."""
-    done = subprocess.run(
-        [PLAYBOOK, "-i", centre / "inventory", *arguments, ROOT / "playbooks" / "drift.yml"],
-        capture_output=True,
-        text=True,
-        cwd=centre,
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "TMPDIR": str(centre),
-            **environment,
-        },
-    )
-    return " ".join((done.stdout + done.stderr).split()), (centre / "seen").read_text()
+    given = ("-i", centre / "inventory", *arguments, ROOT / "playbooks" / "drift.yml")
+    _, said = run_playbook(centre, *given, TMPDIR=str(centre), **environment)
+    return said, (centre / "seen").read_text()
 
 
 def test_secrets_are_in_no_list_of_processes_and_no_file_is_left(centre):

@@ -3,19 +3,15 @@
 import os
 import pwd
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from playing import ROLES, a_play_of, needs_ansible, run_playbook
 
-ROLES = Path(__file__).parents[2] / "roles"
-PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.getuid() != 0, reason="only root gives folders to others"),
-    pytest.mark.skipif(not PLAYBOOK.exists(), reason="ansible is not installed"),
+    needs_ansible,
 ]
 ME, OTHER = (pwd.getpwnam(name) for name in ("daemon", "nobody"))
 
@@ -39,27 +35,10 @@ def tasks(tmp_path):
         for of in ("history", "dashboards"):
             known |= {f"dask_{of}_user": ME.pw_name, f"dask_{of}_uid": ME.pw_uid}
         known |= {"dask_dashboards_proxy_user": ME.pw_name, "dask_environment_uninstall_data": True}
-        book = {
-            "hosts": "localhost",
-            "connection": "local",
-            "gather_facts": False,
-            "vars_files": [str(ROLES / role / "vars/main.yml")],
-            "vars": known,
-            "tasks": [{"ansible.builtin.import_tasks": str(ROLES / role / "tasks" / name)}],
-        }
-        (tmp_path / "play.yml").write_text(yaml.safe_dump([book]))
-        done = subprocess.run(
-            [PLAYBOOK, "-i", "localhost,", tmp_path / "play.yml"],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-                "ANSIBLE_NOCOLOR": "1",
-            },
-        )
-        return done.returncode, " ".join((done.stdout + done.stderr).split())
+        values = [str(ROLES / role / "vars/main.yml")]
+        play = a_play_of(role, name, vars_files=values, vars=known)
+        (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+        return run_playbook(tmp_path, "-i", "localhost,", "play.yml")
 
     return run
 

@@ -1,19 +1,16 @@
 """The module files of a release: for Lmod, for Environment Modules, and a script for neither."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from playing import PLAYBOOK, ROOT, a_play_of, run_playbook
 
-ROOT = Path(__file__).parents[2]
 ROLE = ROOT / "roles" / "dask_environment"
-PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 NAME = "1.0-0123abcd"
 # Modules print what sets the environment, here of a Python.
 SET_AND_TELL = "import json, os, sys; exec(sys.stdin.read()); print(json.dumps(dict(os.environ)))"
@@ -29,27 +26,14 @@ def release(tmp_path_factory):
     (folder / "modulefiles" / "dask-site").mkdir(parents=True)
     site = yaml.safe_load((ROOT / "tests/golden/centre.yml").read_text())["dask_site"]
     site |= {"name": "Centre {of} \\ Töpfe", "state_dir": "${SCRATCH}/dask of $USER"}
-    play = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "vars": {
-            "dask_site": site,
-            "dask_environment_release": {"name": NAME, "path": str(folder)},
-            "ansible_python_interpreter": sys.executable,
-        },
-        "tasks": [{"ansible.builtin.import_tasks": str(ROLE / "tasks" / "modules.yml")}],
-    }
+    of_release = {"name": NAME, "path": str(folder)}
+    given = {"dask_site": site, "dask_environment_release": of_release}
+    play = a_play_of("dask_environment", "modules.yml", vars=given)
     (folder / "play.yml").write_text(yaml.safe_dump([play]))
     for name in ("module.lua.j2", "module.tcl.j2", "activate.sh.j2"):
         (folder / name).symlink_to(ROLE / "templates" / name)
-    subprocess.run(
-        [PLAYBOOK, "-i", "localhost,", "play.yml"],
-        check=True,
-        cwd=folder,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
-        stdout=subprocess.DEVNULL,
-    )
+    status, said = run_playbook(folder, "-i", "localhost,", "play.yml")
+    assert status == 0, said
     return folder
 
 

@@ -1,21 +1,14 @@
 """What the playbooks decide, tried with hosts of this machine."""
 
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from playing import ROOT, needs_ansible, run_playbook
 
-ROOT = Path(__file__).parents[2]
-PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not PLAYBOOK.exists(), reason="ansible is not installed"),
-]
+pytestmark = [pytest.mark.slow, needs_ansible]
 HERE = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
 # nobody answers there
 AWAY = {"ansible_host": "127.0.0.1", "ansible_port": 1}
@@ -28,19 +21,7 @@ def play(tmp_path):
     def run(plays, groups, *arguments):
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups, sort_keys=False))
         (tmp_path / "play.yml").write_text(yaml.safe_dump(plays, sort_keys=False))
-        plain = {
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
-            "ANSIBLE_NOCOLOR": "1",
-        }
-        done = subprocess.run(
-            [PLAYBOOK, "-i", tmp_path / "hosts.yml", *arguments, tmp_path / "play.yml"],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, **plain},
-        )
-        return done.returncode, " ".join((done.stdout + done.stderr).split())
+        return run_playbook(tmp_path, "-i", "hosts.yml", *arguments, "play.yml")
 
     return run
 

@@ -7,10 +7,7 @@ import json
 import os
 import socketserver
 import ssl
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import yaml
@@ -18,10 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from playing import ROLES, a_play_of, needs_ansible, run_playbook
 
-ROLES = Path(__file__).parents[2] / "roles"
-PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
-pytestmark = pytest.mark.skipif(not PLAYBOOK.exists(), reason="ansible is not installed")
+pytestmark = needs_ansible
 DOMAIN = "dask.example.org"
 NGINX = """
   server {{
@@ -42,30 +38,13 @@ def play(folder, role, tasks, *arguments, **variables):
         for name in ("dask_site", role)
         for part in ("defaults", "vars")
     ]
-    book = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "vars_files": [str(part) for part in parts],
-        "tasks": [{"ansible.builtin.import_tasks": str(ROLES / role / "tasks" / tasks)}],
-    }
-    (folder / "play.yml").write_text(yaml.safe_dump([book]))
+    play = a_play_of(role, tasks, vars_files=[str(part) for part in parts])
+    (folder / "play.yml").write_text(yaml.safe_dump([play]))
     (folder / "vars.json").write_text(json.dumps(variables))
-    done = subprocess.run(
-        [PLAYBOOK, "-i", "localhost,", "-e", "@vars.json", *arguments, "play.yml"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={
-            **os.environ,
-            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-            "ANSIBLE_NOCOLOR": "1",
-            # Nobody is there.
-            "http_proxy": "http://127.0.0.1:9",
-            "https_proxy": "http://127.0.0.1:9",
-        },
-    )
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+    given = ("-i", "localhost,", "-e", "@vars.json", *arguments, "play.yml")
+    # Nobody is there.
+    nobody = "http://127.0.0.1:9"
+    return run_playbook(folder, *given, http_proxy=nobody, https_proxy=nobody)
 
 
 class Unix(socketserver.ThreadingUnixStreamServer):

@@ -1,7 +1,6 @@
 """The provider `spack` without Spack, with another one or half of it; what it says of failures."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -11,14 +10,12 @@ from pathlib import Path
 import archspec.cpu
 import pytest
 import yaml
+from playing import ROOT, needs_ansible, run_playbook
 
 from programs import load
 
-ROOT = Path(__file__).parents[2]
 FILES = ROOT / "roles" / "dask_environment" / "files"
-PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 SAID = Path(__file__).with_name("spack_said")
-needs_ansible = pytest.mark.skipif(not PLAYBOOK.exists(), reason="ansible is not installed")
 
 
 spack_check = load(FILES / "spack_check.py")
@@ -63,19 +60,7 @@ class Centre:
         play = {"hosts": "dask_environment", "gather_facts": False, "roles": ["dask_environment"]}
         (self.folder / "play.yml").write_text(yaml.safe_dump([play]))
         (self.folder / "vars.json").write_text(json.dumps({**self.variables, **variables}))
-        done = subprocess.run(
-            [PLAYBOOK, "-i", "hosts.yml", "-e", "@vars.json", "play.yml"],
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            env={
-                **os.environ,
-                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
-                "ANSIBLE_NOCOLOR": "1",
-            },
-        )
-        return done.returncode, " ".join((done.stdout + done.stderr).split())
+        return run_playbook(self.folder, "-i", "hosts.yml", "-e", "@vars.json", "play.yml")
 
 
 @pytest.fixture

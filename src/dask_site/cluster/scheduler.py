@@ -241,7 +241,10 @@ class PoolScheduler(HookedScheduler):
             ),
             key=itemgetter(0),
         )
+        before = self._not_for_root_tasks
         self._leave_out_for(longest)
+        if before - self._not_for_root_tasks:
+            self.stimulus_queue_slots_maybe_opened(stimulus_id=_stimulus("lasting"))
 
     def try_again(self) -> None:
         """Look for a worker for what had none, as when a worker comes."""
@@ -250,13 +253,14 @@ class PoolScheduler(HookedScheduler):
         self.transitions({ts.key: "processing" for ts in found}, _stimulus("again"))
 
     def _leave_out_for(self, seconds: float) -> None:
-        """Keep root tasks of so many seconds off the workers that end before."""
+        """Keep root tasks of so many seconds off the workers that end before.
+
+        Also called while a transition is made: it begins no other one.
+        """
         self._root_seconds = seconds
         before, self._not_for_root_tasks = self._not_for_root_tasks, self._too_short_for(seconds)
         for ws in before ^ self._not_for_root_tasks:
             self.check_idle_saturated(ws)
-        if before - self._not_for_root_tasks:
-            self.stimulus_queue_slots_maybe_opened(stimulus_id=_stimulus("lasting"))
 
     def decide_worker_non_rootish(self, ts: Any) -> Any:
         """Look first whether the inputs of a task fit where it would go."""

@@ -157,12 +157,10 @@ def _fitting(
 
     While their job is another cluster's, what they do is part of what that one has.
     """
-    return {
-        name: min(weight, max(0.0, pools[name].thread_seconds - pools[name].lost) / in_tasks)
-        if in_tasks
-        else weight
-        for name, weight in weights.items()
-    }
+    if not in_tasks:
+        return dict(weights)
+    room = {name: max(0.0, pool.thread_seconds - pool.lost) for name, pool in pools.items()}
+    return {name: min(weight, room[name] / in_tasks) for name, weight in weights.items()}
 
 
 def _metered(spans: Iterable[SpanRecord]) -> dict[str, float]:
