@@ -14,6 +14,8 @@ SCENARIO ?= default
 TEST_CLUSTER ?= dask-site-test
 
 export PATH := $(BIN):$(PATH)
+# Where somebody has set it, each of thousands of processes would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## this list
