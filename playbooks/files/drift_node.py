@@ -29,8 +29,6 @@ from typing import Any
 # What the seal of a release does not cover, and what may be in its configuration
 BESIDE = {"SHA256SUMS", "TREE", "manifest.json"}
 CONFIGURATION = {"etc", "etc/dask", "etc/dask/site.yaml", "etc/dask/jobqueue.yaml"}
-# What a service reads when it starts or is told to reload, beside its unit
-READ = {"dask-proxy.service": ("/etc/dask-proxy/nginx.conf", "/etc/dask-proxy/headers.js")}
 Found = tuple[Path, str]
 
 
@@ -300,7 +298,9 @@ def unread(file: Path, told: dict[str, str]) -> Iterator[Found]:
     with contextlib.suppress(ValueError):
         told_at = datetime.strptime(told["StateChangeTimestamp"], "%a %Y-%m-%d %H:%M:%S UTC")
         read = max(read, told_at.replace(tzinfo=UTC).timestamp())
-    for path in (file, *map(Path, READ.get(file.name, ()))):
+    # A unit of the rollout says what its service reads when it starts or is told to reload.
+    reads = [Path(line[len("# Reads ") :]) for line in listed(file) if line.startswith("# Reads ")]
+    for path in (file, *reads):
         try:
             written = path.stat().st_mtime
         except OSError:

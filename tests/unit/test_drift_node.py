@@ -62,6 +62,17 @@ def test_what_was_written_later_is(told, written):
     ]
 
 
+def test_what_a_unit_says_that_it_reads_is_looked_at_too(told, written, tmp_path):
+    unit, secret = written(ago=105), tmp_path / "secret"
+    unit.write_text(f"# Written by a role\n# Reads {secret}\n# Reads {tmp_path}/none\n[Unit]\n")
+    os.utime(unit, (time.time() - 105,) * 2)
+    secret.touch()
+    os.utime(secret, (time.time() - 105,) * 2)
+    assert list(node.unread(unit, told(ago=100))) == []
+    os.utime(secret, (time.time() - 50,) * 2)
+    assert [path for path, _ in node.unread(unit, told(ago=100))] == [secret]
+
+
 def test_a_clock_that_was_set_is_no_difference(told, written):
     # An hour ahead when it was rolled out, right by now.
     assert list(node.unread(written(ago=105 - 3600), told(ago=100, clock_ahead=3600))) == []
