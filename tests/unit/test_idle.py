@@ -6,7 +6,7 @@ from types import SimpleNamespace as Some
 import pytest
 
 from dask_site import Site
-from dask_site.cluster.records import RUNNING, JobRecord
+from dask_site.cluster.records import CLOSING, RUNNING, JobRecord
 from dask_site.placement.matching import Matcher
 from dask_site.scaling import idle as module
 from dask_site.scaling.idle import IdleJobs
@@ -98,6 +98,17 @@ def test_together_they_leave_no_more_than_the_others_take():
         stage.job(held=GIB // 4)
     # What two leave, 512 MiB, is less than 2 * (0.6 - 0.25) GiB; what three leave is more.
     assert len(stage.give_back(4)) == 2
+
+
+def test_who_is_to_take_what_another_holds_stays():
+    stage = Stage()
+    cheap, dear = stage.job(), stage.job("highmem", held=1000, memory=4 * GIB)
+    assert stage.give_back(1, "highmem") == [dear]
+    dear.enter(CLOSING)
+    assert stage.give_back(1) == []
+    stage.workers["w1"].nbytes = 0
+    stage.idle.in_demand([cheap])
+    assert stage.give_back(1) == [cheap]
 
 
 def test_what_a_dear_one_holds_seeks_a_worker_of_the_default_pool():

@@ -166,7 +166,7 @@ class IdleJobs:
     def _retire(self, pool: Pool, ripe: list[JobRecord]) -> None:
         """Retire those whose results others can take, all at once."""
         room = self._room(pool) if ripe else {}
-        left = sum(room.values())
+        left = sum(room.values()) - (self._on_its_way() if ripe else 0.0)
         leaving = []
         for record in ripe:
             held, own = self._held_by(record), room.get(record.name, 0.0)
@@ -183,6 +183,18 @@ class IdleJobs:
     def _held_by(self, record: JobRecord) -> float:
         there = self._scheduler.workers
         return float(sum(there[a].nbytes for a in record.workers if a in there))
+
+    def _on_its_way(self) -> float:
+        """Return the bytes that jobs still hold which are about to end.
+
+        Whoever is to take them must not leave meanwhile, though it holds nothing itself.
+        """
+        held = 0.0
+        for address, ws in self._scheduler.workers.items():
+            record = self._fleet.job_of(address)
+            if record is not None and record.state == CLOSING:
+                held += ws.nbytes
+        return held
 
     def _room(self, pool: Pool) -> dict[str, float]:
         """Return the bytes that each job could take of what idle jobs of a pool hold.
