@@ -241,6 +241,29 @@ def test_others_who_look_do_not_make_it_ask_more(play):
     play(scene, interval=2)
 
 
+@pytest.mark.parametrize(("jobs", "sooner"), [(3, True), (30, False)])
+def test_many_jobs_are_asked_for_no_more_often_while_they_end(play, jobs, sooner):
+    asked = []
+
+    async def scene(fleet, manager):
+        def look(job_ids, job_names, plain=manager.look):
+            asked.append(asyncio.get_running_loop().time())
+            return plain(job_ids, job_names)
+
+        manager.look = look
+        fleet.submit(pools()["cpu"], jobs)
+        await until(lambda: len(manager.jobs) == jobs)
+        for n, job in enumerate(list(manager.jobs)):
+            manager.runs(job)
+            fleet.worker_joined(f"cpu-{n}", f"tls://{n}", "c1")
+        await until(lambda: asked)
+
+    play(scene, interval=3)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert pauses and (min(pauses) < 2) is sooner, pauses
+    assert sooner or min(pauses) > 2.99
+
+
 def test_without_jobs_nothing_is_asked(play):
     async def scene(fleet, manager):
         await asyncio.sleep(0.5)

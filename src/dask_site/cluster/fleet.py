@@ -45,6 +45,8 @@ _SUBMISSIONS_AT_ONCE = 8
 _ARRAY_MOST = 1000
 # Seconds that jobs get to end by themselves once their workers are closed, and in all.
 _CLOSING_GRACE, _CLOSING_PATIENCE = 12, 25
+# With no more jobs than this it asks sooner than otherwise while it closes: somebody waits for it.
+_FEW = 20
 # Seconds without any worker after which a job counts as ended where the manager can't be asked: a
 # worker that is started anew takes less.
 _DESERTED = 60
@@ -352,11 +354,12 @@ class Fleet:
         """Wait until the manager has let go of the jobs; cancel those that don't leave."""
         clock = asyncio.get_running_loop().time
         begun = clock()
+        few = len(self._unfinished()) <= _FEW
         pause = min(1.0, self._queue.interval / 2)
         while self._something_there() and clock() - begun < _CLOSING_PATIENCE:
             await asyncio.sleep(pause)
             pause = min(2 * pause, self._queue.interval)
-            await self._ask(at_once=True)
+            await self._ask(at_once=few)
             if leaving and clock() - begun >= _CLOSING_GRACE:
                 await self._cancel([r for r in leaving if r.state == CLOSING])
                 leaving = []
