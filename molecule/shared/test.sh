@@ -21,7 +21,7 @@ for suite; do
   echo "==> $(date +%T) molecule on $suite: the scenario ${SCENARIO:-default}"
   rm -f "$logs/$suite.failed"
   # A shell's background is deaf to interrupts, and so would be what the tests interrupt.
-  SUITE=$suite CLUSTER=$cluster-$suite MOLECULE_EPHEMERAL_DIRECTORY=$cache/molecule/$suite \
+  SUITE=$suite CLUSTER=$cluster-$suite MOLECULE_EPHEMERAL_DIRECTORY=$cache/molecule/$cluster-$suite \
     FAILED=$PWD/$logs/$suite.failed NO_COLOR=1 \
     env --default-signal molecule test --scenario-name "${SCENARIO:-default}" > >(tee "$logs/$suite.log" | sed -u "s/^/$suite | /") 2>&1 &
   running[$suite]=$!
