@@ -165,8 +165,10 @@ class IdleJobs:
 
     def _retire(self, pool: Pool, ripe: list[JobRecord]) -> None:
         """Retire those whose results others can take, all at once."""
-        room = self._room(pool) if ripe else {}
-        left = sum(room.values()) - (self._on_its_way() if ripe else 0.0)
+        if not ripe:
+            return
+        room = self._room(pool)
+        left = sum(room.values()) - self._on_its_way()
         leaving = []
         for record in ripe:
             held, own = self._held_by(record), room.get(record.name, 0.0)
