@@ -6,7 +6,8 @@ highmem: where water runs, over the whole terrain. The last two are functions of
 examples/winter_sun.py, but most of the work needs no GPU. NumPy stands in for CuPy on both sides.
 
 Against dask-jobqueue's SLURMCluster with `adapt` and one pool that fits everything: a GPU, and the
-memory of the last step. Both as they come, with their defaults.
+memory of the last step. Once in jobs that have one core, the least that there is to hold, and once
+in whole nodes, as many centres give them, with a worker for each GPU. All with their defaults.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from dask_site import pool
 
 # One GPU of a node, and half of its memory: two such jobs fit on this cluster.
 FITS_ALL = {"cores": 1, "processes": 1, "memory": "3900MB"}
+# The node, but for what its system needs; dask-jobqueue asks for it in whole GiB.
+WHOLE_NODE = {"cores": 4, "processes": 2, "memory": "7GB"}
 PRICES = {"standard": 0.01, "highmem": 0.03}  # of a core for an hour, as in the site file
 GPU_PRICE = 0.8
 # Before it is uploaded: then it is imported from elsewhere.
@@ -83,6 +86,13 @@ def everything():
         yield cluster, *rest
 
 
+@contextlib.contextmanager
+def whole_node():
+    with stock("gpu", job_extra_directives=["--gres=gpu:2"], **WHOLE_NODE) as (cluster, *rest):
+        cluster.adapt(maximum_jobs=1)
+        yield cluster, *rest
+
+
 def measured(side, placed, given):
     begun = time.time()
     with side() as (_, client, busy):
@@ -90,9 +100,10 @@ def measured(side, placed, given):
         computed(given.data, given.scales, given.edges, placed)
         took = time.time() - begun
     jobs = jobs_since(begun)
-    workers = worker_seconds(jobs, gpu=1 if side is everything else 2)
+    workers = worker_seconds(jobs, gpu=1 if side is everything else 2)  # of a thread or more
     gpus = sum(job["seconds"] * job["gpus"] for job in jobs)
     sun = sum(s for name, s in busy.seconds.items() if "sunlight" in name)
+    cores = sum(job["seconds"] * job["cores"] for job in jobs)
     cost = sum(
         job["seconds"] * (PRICES.get(job["pool"], 0) * job["cores"] + GPU_PRICE * job["gpus"])
         for job in jobs
@@ -106,7 +117,9 @@ def measured(side, placed, given):
         "gpu_work": round(sun, 1),
         "worker_seconds": workers,
         "gpu_seconds": gpus,
+        "core_seconds": cores,
         "idle_worker_seconds": round(workers - busy.total, 1),
+        "idle_core_seconds": round(cores - busy.total, 1),
         "idle_gpu_seconds": round(gpus - sun, 1),
         "cost": round(cost / 3600, 4),
         "idle_cost": round((cost - used) / 3600, 4),
@@ -121,17 +134,24 @@ def main():
     parser.add_argument("--edges", type=int, nargs="+", default=range(3, 13))
     given = parser.parse_args()
     forget_waits()
-    mine, theirs = [], []
+    mine, peers = [], {everything: [], whole_node: []}
     for _ in range(given.pairs):
         mine.append(measured(ours, pool, given))
         note("ours:", mine[-1])
-        theirs.append(measured(everything, anywhere, given))
-        note("stock:", theirs[-1])
+        for peer, measurements in peers.items():
+            measurements.append(measured(peer, anywhere, given))
+            note(f"{peer.__name__}:", measurements[-1])
+    counts = ("worker_seconds", "core_seconds", "gpu_seconds", "cost")
+    compared = [f"idle_{what}" for what in counts] + ["cost", "seconds"]
     ratios = {
-        f"ratio_of_{what}": middle(a[what] / b[what] for a, b in zip(mine, theirs, strict=True))
-        for what in ("idle_worker_seconds", "idle_gpu_seconds", "idle_cost", "cost", "seconds")
+        f"ratio_of_{what}_to_{peer.__name__}": middle(
+            a[what] / b[what] for a, b in zip(mine, measurements, strict=True)
+        )
+        for peer, measurements in peers.items()
+        for what in compared
     }
-    tell("idle", ours=mine, stock=theirs, **ratios)
+    sides = {peer.__name__: measurements for peer, measurements in peers.items()}
+    tell("idle", ours=mine, **sides, **ratios)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,11 @@ def test_the_readme_names_only_variables_that_exist(role: str) -> None:
     assert set(re.findall(r"\bdask_(?:site|environment|pools|acceptance)\w*", text)) <= known
 
 
-@pytest.mark.parametrize("path", sorted(ROLES.glob("*/files/*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*ROLES.glob("*/files/*.py"), *ROLES.glob("*/library/*.py")]),
+    ids=lambda path: path.name,
+)
 def test_scripts_for_other_machines_need_no_newer_python(path: Path) -> None:
     ast.parse(path.read_text(), feature_version=(3, 11))
 

@@ -118,43 +118,64 @@ def test_the_history_is_asked_on_its_own_socket_and_through_no_proxy(tmp_path):
     assert status == 0, said
 
 
-def test_the_broker_is_asked_through_no_proxy(tmp_path):
-    (tmp_path / "proxy").mkdir()
-    with serving(Unix(str(tmp_path / "proxy" / "broker.sock"), saying("broker"))):
-        status, said = play(
-            tmp_path,
-            "dask_dashboards",
-            "answering.yml",
-            dask_site={"dashboards": {}},
-            _dask_dashboards_run=str(tmp_path),
-        )
-    assert status == 0, said
+def answer(folder, **given):
+    """Run the module that asks the broker and its proxy; return status and output in one line."""
+    asked = {
+        "socket": str(folder / "broker.sock"),
+        "configuration": str(folder / "nginx.conf"),
+        "timeout": 3,
+        **given,
+    }
+    play = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "tasks": [{"dask_dashboards_answer": asked}],
+    }
+    (folder / "play.yml").write_text(yaml.safe_dump([play]))
+    library = str(ROLES / "dask_dashboards" / "library")
+    nobody = "http://127.0.0.1:9"
+    environment = {"http_proxy": nobody, "https_proxy": nobody, "ANSIBLE_LIBRARY": library}
+    return run_playbook(folder, "-i", "localhost,", "play.yml", **environment)
 
 
-@pytest.mark.parametrize("behind", ["broker", "another"])
-def test_the_proxy_has_to_say_what_the_broker_says(tmp_path, tls, behind):
-    (tmp_path / "proxy").mkdir()
+@pytest.mark.parametrize("behind", ["broker", "another", "nobody"])
+def test_the_proxy_has_to_say_what_the_broker_says_and_no_other_proxy_is_asked(
+    tmp_path, tls, behind
+):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), saying(behind))
     server.socket = tls.wrap_socket(server.socket, server_side=True)
     port = server.server_address[1]
+    if behind == "nobody":
+        server.server_close()
     (tmp_path / "nginx.conf").write_text(NGINX.format(port=port))
     with (
-        serving(server),
-        serving(Unix(str(tmp_path / "proxy" / "broker.sock"), saying("broker"))),
+        contextlib.nullcontext() if behind == "nobody" else serving(server),
+        serving(Unix(str(tmp_path / "broker.sock"), saying("broker"))),
     ):
-        status, said = play(
-            tmp_path,
-            "dask_dashboards",
-            "proxied.yml",
-            dask_site={"dashboards": {}},
-            _dask_dashboards_run=str(tmp_path),
-            _dask_dashboards_configuration=str(tmp_path),
-        )
+        status, said = answer(tmp_path)
     if behind == "broker":
         assert status == 0, said
     else:
-        assert status != 0 and f"does not answer on port {port} of localhost" in said, said
-        assert "dask_site.dashboards.port" in said
+        reason = "refused" if behind == "nobody" else "not the page of the broker"
+        assert status != 0 and f"does not answer on port {port} of " in said, said
+        assert reason in said and "dask_site.dashboards.port" in said
+
+
+def test_a_broker_that_is_silent_is_told(tmp_path):
+    (tmp_path / "nginx.conf").write_text(NGINX.format(port=1))
+    status, said = answer(tmp_path)
+    assert status != 0 and "The broker of dashboards does not answer" in said, said
+    assert "No such file or directory" in said and "journalctl --unit=dask-dashboards" in said
+
+
+@pytest.mark.parametrize("text", ["", "  listen 80;\n", None])
+def test_an_nginx_that_is_not_configured_is_told(tmp_path, text):
+    if text is not None:
+        (tmp_path / "nginx.conf").write_text(text)
+    status, said = answer(tmp_path)
+    told = "is not there" if text is None else "names no port with TLS and no domain"
+    assert status != 0 and told in said and str(tmp_path / "nginx.conf") in said
 
 
 @pytest.mark.parametrize("arguments", [(), ("--check",)])

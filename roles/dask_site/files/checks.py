@@ -1,13 +1,15 @@
-"""Say which variables of an inventory no role knows, a line each, with what may be meant.
+"""Say what is wrong with the variables of an inventory, then with the description of its site.
 
-Runs on the control machine. Standard input is JSON: ``names`` of all variables, and ``renamed``,
-from a name of former versions to what to do instead.
+Runs on the control machine. Standard input is JSON: ``names`` of all variables, ``renamed``, from a
+name of former versions to what to do instead, and what ``dask-site check`` reads. A variable that
+no role knows is told with what may be meant.
 """
 # ruff: noqa: T201
 
 import difflib
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,11 +39,18 @@ def findings(names: list[str], renamed: dict[str, str]) -> list[str]:
     return found
 
 
-def main() -> None:
-    """Print them."""
+def main() -> int:
+    """Print them on standard error, and return the status: 2 where there are some."""
     given = json.load(sys.stdin)
-    print("\n".join(findings(given["names"], given["renamed"])))
+    found = findings(given.pop("names"), given.pop("renamed"))
+    if found:
+        told = ["Nothing was changed: these variables would have no effect.", *found]
+        told.append("The names that there are, are in docs/reference.md.")
+        print("\n".join(told), file=sys.stderr)
+        return 2
+    check = [sys.executable, "-m", "dask_site.cli", "check", "-"]
+    return subprocess.run(check, input=json.dumps(given), text=True, check=False).returncode  # noqa: S603
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""What the module that looks at units puts back, and what it takes for unread."""
+
+import importlib.util
+import os
+from types import SimpleNamespace
+
+import pytest
+from playing import ROLES, needs_ansible
+
+pytestmark = needs_ansible
+HERE, BEFORE = "2.0-b", "1.0-a"
+
+
+@pytest.fixture(scope="module")
+def units():
+    """The module."""
+    path = ROLES / "dask_site" / "library" / "dask_site_units.py"
+    spec = importlib.util.spec_from_file_location("dask_site_units", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def host(tmp_path):
+    """Two files that describe services, as this release and the one before have them."""
+    files = [tmp_path / "etc" / name for name in ("broker.service", "nginx.conf")]
+    kept = tmp_path / "kept"
+    (kept / BEFORE).mkdir(parents=True)
+    (tmp_path / "etc").mkdir()
+    for file in files:
+        file.write_text(f"{HERE} {file.name}")
+        (kept / BEFORE / file.name).write_text(f"{BEFORE} {file.name}")
+    return SimpleNamespace(files=files, kept=kept)
+
+
+def asking(host, check_mode=False, **given):
+    def fail_json(msg):
+        raise SystemExit(msg)
+
+    files = [str(file) for file in host.files]
+    params = {"kept": str(host.kept), "leaves": HERE, "takes": BEFORE, "files": files, **given}
+    return SimpleNamespace(params=params, check_mode=check_mode, fail_json=fail_json)
+
+
+def texts(files):
+    return [file.read_text() for file in files]
+
+
+def test_what_describes_services_is_kept_and_replaced(units, host):
+    assert units.put_back(asking(host)) == host.files
+    assert texts(host.files) == [f"{BEFORE} {file.name}" for file in host.files]
+    kept = [host.kept / HERE / file.name for file in host.files]
+    assert texts(kept) == [f"{HERE} {file.name}" for file in host.files]
+    assert {file.stat().st_mode & 0o777 for file in [*host.files, *kept]} == {0o644}
+    assert len(list(host.kept.rglob("*"))) == 6, "and nothing half-written lies there"
+    assert units.put_back(asking(host, leaves=BEFORE, takes=HERE)) == host.files
+    assert texts(host.files) == [f"{HERE} {file.name}" for file in host.files]
+
+
+def test_a_run_that_was_interrupted_does_not_lose_what_it_kept(units, host, monkeypatch):
+    broker, nginx = host.files
+    replaced = type(broker).replace
+
+    def interrupted(path, target):
+        replaced(path, target)
+        if target == nginx:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(type(broker), "replace", interrupted)
+        units.put_back(asking(host))
+    assert texts(host.files) == [f"{HERE} broker.service", f"{BEFORE} nginx.conf"]
+    units.put_back(asking(host))
+    assert texts(host.files) == [f"{BEFORE} {file.name}" for file in host.files]
+    assert (host.kept / HERE / "nginx.conf").read_text() == f"{HERE} nginx.conf"
+
+
+def test_a_release_that_was_never_here_changes_nothing(units, host):
+    with pytest.raises(SystemExit, match=r"3\.0-c has no broker\.service: .* nothing was changed"):
+        units.put_back(asking(host, takes="3.0-c"))
+    assert texts(host.files) == [f"{HERE} {file.name}" for file in host.files]
+    assert not (host.kept / HERE).exists()
+
+
+def test_in_check_mode_it_only_says_so(units, host):
+    assert units.put_back(asking(host, check_mode=True)) == host.files
+    assert texts(host.files) == [f"{HERE} {file.name}" for file in host.files]
+    assert not (host.kept / HERE).exists()
+
+
+@pytest.mark.parametrize(("later", "unread"), [(-1, False), (0, False), (1.9, False), (2, True)])
+def test_what_was_written_after_a_service_began(units, tmp_path, later, unread):
+    file, began = tmp_path / "x", 1796000214
+    file.write_text("")
+    os.utime(file, (began + later, began + later))
+    given = [str(file), str(tmp_path / "none")]
+    assert units.written_after(given, "Mon 2026-11-30 00:56:54 UTC") == [str(file)] * unread
+    assert units.written_after(given, "") == []
