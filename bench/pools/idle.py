@@ -26,10 +26,10 @@ from scipy.ndimage import gaussian_filter, median_filter
 
 from dask_site import pool
 
-# One GPU of a node, and half of its memory: two such jobs fit on this cluster.
-FITS_ALL = {"cores": 1, "processes": 1, "memory": "3900MB"}
-# The node, but for what its system needs; dask-jobqueue asks for it in whole GiB.
-WHOLE_NODE = {"cores": 4, "processes": 2, "memory": "7GB"}
+# A GPU for each job. dask-jobqueue asks for whole GiB, of which the node has less than eight.
+FITS_ALL = {"cores": 1, "processes": 1, "memory": "3GiB"}
+# The node with its GPUs, a worker for each
+WHOLE_NODE = {"cores": 4, "processes": 2, "memory": "6GiB"}
 PRICES = {"standard": 0.01, "highmem": 0.03}  # of a core for an hour, as in the site file
 GPU_PRICE = 0.8
 # Before it is uploaded: then it is imported from elsewhere.

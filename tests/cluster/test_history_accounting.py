@@ -67,11 +67,21 @@ def core_seconds(jobs):
     return sum(int(line) for line in node("login1").check_output(command).split())
 
 
+def meter(job, joules):
+    """Write the energy of a job's batch step where slurmdbd does that for a node with a meter."""
+    steps = "demo_step_table s join demo_job_table j on s.job_db_inx = j.job_db_inx"
+    step = f"j.id_job = {int(job)} and s.id_step = -5"
+    written = f"update {steps} set s.consumed_energy = {joules} where {step}; select row_count()"
+    assert node("ctl").check_output(f"mysql -N slurm_acct_db -e '{written}'") == "1"
+
+
 def test_the_books_of_a_cluster_close_against_sacct(python, sacct, tmp_path):
     facts, result = python("alice", WORK, before=RECORDED)
     assert result.rc == 0, result.stderr
     assert left_nothing("alice")
     assert until(lambda: all(ended(job) for job in facts["jobs"]))
+    (metered,) = set(facts["jobs"]) - {facts["cancelled"]}
+    meter(metered, joules=5000)
     (content,) = spool_of("alice", "accounted")
     path = tmp_path / "spool"
     path.write_bytes(content)
@@ -89,6 +99,7 @@ def test_the_books_of_a_cluster_close_against_sacct(python, sacct, tmp_path):
         history = store.load(summary.id)
 
     rows = {row.id: row for row in history.accounting}
+    assert {row.id: row.energy for row in rows.values() if row.energy} == {metered: 5000}
     assert rows[facts["cancelled"]].state == "CANCELLED"
     assert rows[facts["cancelled"]].reason == "cancelled by its user"
     never = [row for row in rows.values() if row.start is None]
