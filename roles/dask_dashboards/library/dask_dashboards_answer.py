@@ -15,8 +15,8 @@ DOCUMENTATION = r"""
 module: dask_dashboards_answer
 short_description: Wait until the broker of dashboards answers, and nginx hands on what it says
 description:
-  - nginx can run without having got its port, and tries for ever. So what it is asked for has to be the broker's own
-    answer, its page that says that there is no such page.
+  - nginx can run without having got its port, and tries for ever. So what it is asked for has to be
+    the broker's own answer, its page that says that there is no such page.
   - Where to ask stands in what nginx reads, which may be of another release than this.
 options:
   socket: {type: path, required: true, description: The broker's socket.}
@@ -54,7 +54,7 @@ class OnSocket(http.client.HTTPConnection):
 
 
 def asked(connection: http.client.HTTPConnection, path: str, domain: str) -> tuple[int, bytes]:
-    """Return status and text of an answer; a status of 0 comes with the reason why there is none."""
+    """Return status and text of an answer; with a status of 0, why there is none."""
     try:
         connection.request("GET", path, headers={"Host": domain})
         answer = connection.getresponse()
