@@ -285,6 +285,21 @@ def test_workers_behind_a_notebook_are_told_with_how_long_they_had_nothing_to_do
     assert "notebook" not in advice.title
 
 
+def test_a_job_that_was_queued_again_has_waited_twice():
+    runs = [
+        row("1", submit=-3000, start=0, end=10, state="NODE_FAIL"),
+        row("1", submit=10, start=20, end=100),
+    ]
+    given = history(
+        job("cpu-0", "1", submitted=-3000, walltime=36_000),
+        worker("cpu-0", 20, 100, job="1"),
+        accounting=runs,
+    )
+    (advice,) = (a for a in advise(given) if a.rule == "long walltime")
+    assert advice.seconds == 3010
+    assert "25m" in advice.evidence[-1], "each, in the middle"
+
+
 ROWS = Path(__file__).with_name("sacct_rows")
 
 

@@ -82,12 +82,12 @@ def full_memory(history: ClusterHistory, ledger: Ledger) -> Advice | None:
 
 def long_walltime(history: ClusterHistory, _ledger: Ledger) -> Advice | None:
     """Jobs that asked for much more time than they took, and had to wait."""
-    queue = {wait.name: wait for wait in waits(history) if wait.name}
+    queue = [wait for wait in waits(history) if wait.name and wait.started]
     best: Advice | None = None
     for pool, jobs in _ended(history).items():
         walltime = max(job.record.walltime or 0.0 for job in jobs if job.record)
         longest = max(job.seconds for job in jobs)
-        waited = [queue[job.name].seconds for job in jobs if job.name in queue]
+        waited = [wait.seconds for wait in queue if wait.pool == pool]
         wait = statistics.fmean(waited) if waited else 0.0
         if walltime < 4 * longest or walltime - longest < 1800 or wait < WORTH:
             continue
