@@ -101,6 +101,36 @@ def test_workers_that_the_work_demands_can_be_waited_for_at_once(make):
 
 
 @pytest.mark.slow
+def test_workers_that_no_work_reaches_go_again(make):
+    """Small tasks stay where their inputs lie, and what comes of each is done there at once."""
+    cluster = make(cpu={"max_jobs": 3})
+    cluster.adapt(target_duration=5, idle=1)
+
+    def piece(n):
+        return bytes(1000)
+
+    def part(data, n):
+        return n
+
+    def work(n):
+        time.sleep(0.02)
+        return n
+
+    with cluster.get_client() as client:
+        pieces = [dask.delayed(piece, pure=False)(n) for n in range(10)]
+        pieces = list(client.persist(pieces))
+        wait(client.futures_of(pieces))
+        where = {len(held) for held in client.who_has(client.futures_of(pieces)).values()}
+        assert where == {1} and workers(cluster)["cpu"] == 1
+        parts = [dask.delayed(part, pure=False)(pieces[n % 10], n) for n in range(2000)]
+        futures = client.compute([dask.delayed(work, pure=False)(one) for one in parts])
+        assert until(lambda: workers(cluster)["cpu"] > 1, 60)
+        assert until(lambda: workers(cluster)["cpu"] == 1, 60)
+        assert sum(not f.done() for f in futures) > 300, "long before the end"
+        assert client.gather(futures) == list(range(2000))
+
+
+@pytest.mark.slow
 def test_drops_for_a_dearer_pool_gather_until_they_are_worth_a_job(make):
     cluster = make()
     cluster.adapt(target_duration=30)

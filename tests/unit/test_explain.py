@@ -46,6 +46,7 @@ class Stage:
         self.targets = dict.fromkeys(SITE.pools, 0)
         self.expected = {}
         self.gathering = set()
+        self.starved = {name: SimpleNamespace(most=None) for name in SITE.pools}
         self.shuffles = {}
         self.trouble = ""
         self.records = []
@@ -68,6 +69,7 @@ class Stage:
             rules=self.rules,
             expected=self.expected,
             gathering=self.gathering,
+            starved=self.starved,
             trouble=self.trouble,
             scaling=SimpleNamespace(targets=self.targets),
             horizon=60.0,
@@ -283,6 +285,15 @@ def test_work_that_gathers(stage):
         "2 tasks with a need of 1 GPU could run, but more comes little by little: the work of pool "
         "'gpu' gathers until it is worth a job, for 60 s at most. cluster.adapt(gpu=(1, None)) "
         "keeps a worker there."
+    ]
+
+
+def test_work_that_more_workers_would_not_get(stage):
+    stage.targets["cpu"] = stage.starved["cpu"].most = 1
+    assert stage.of((ORDINARY, {READY: 9000})) == [
+        "Work reaches 1 job of pool 'cpu' at present: others had nothing to do, as tasks that are "
+        "short stay where their inputs are. In larger chunks there is more in each for others to "
+        "take."
     ]
 
 

@@ -143,6 +143,13 @@ class Reasons:
                 f"Pool {pool.name!r} is at its bound of {text}: more work waits for "
                 f"{'it' if most == 1 else 'them'}."
             )
+        reached = self._controller.starved[pool.name].most
+        if reached is not None:
+            yield (
+                f"Work reaches {_counted(reached, 'job')} of pool {pool.name!r} at present: others "
+                "had nothing to do, as tasks that are short stay where their inputs are. In larger "
+                "chunks there is more in each for others to take."
+            )
         queued = sum(r.state in {SUBMITTING, PENDING} for r in live)
         missing = -(-target // pool.processes) - len(live)
         if missing > 0 and queued >= rules.backlog:

@@ -27,6 +27,7 @@ from dask_site.scaling.lookahead import LATER, Lookahead
 from dask_site.scaling.paused import PausedJobs
 from dask_site.scaling.plan import Limits, Work, plan
 from dask_site.scaling.rules import Rules, bounded, rules_of
+from dask_site.scaling.starved import Starved
 from dask_site.scaling.walltimes import Walltimes
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Controller:
         come.
     gathering : set of str
         Pools without a job, whose work gathers until it is worth one.
+    starved : dict of str to Starved
+        Of each pool, how many of its jobs work reaches.
     trouble : str
         Why the pools don't follow the work at present; empty if they do.
     """
@@ -123,6 +126,7 @@ class Controller:
         self.idle = IdleJobs(site, scheduler, fleet, scaling, waits, self._walltimes)
         self._paused_jobs = PausedJobs(scheduler)
         self._growth = Growth(self.rules)
+        self.starved = {name: Starved(name, scheduler, self.idle) for name in self.rules}
         self._drops = Gathering()
         self.gathering: set[str] = set()
         # Of waiting work by shape: seconds from when the first is ready until the last is.
@@ -225,7 +229,7 @@ class Controller:
             if rules.by_demand:
                 there = len(live[name]) * pool.processes
                 lasting = self._growth.lasting(name, wanted[name], there, rules.least)
-                self.scaling.targets[name] = self._in_jobs(name, lasting)
+                self.scaling.targets[name] = self._that_get_work(pool, lasting, live[name], cells)
             self._supply(pool, rules, live[name], cells, limits)
         self._scheduler.workers_come = any(live.values())
         self.history.append(self._sample(cells, live))
@@ -341,6 +345,15 @@ class Controller:
             least = int(min(max(1, default.least), default.most))
             limits[self._site.default_pool] = Limits(least, default.most)
         return limits
+
+    def _that_get_work(
+        self, pool: Pool, wanted: int, live: list[JobRecord], cells: list[Cell]
+    ) -> int:
+        """Return the workers of as many of the wanted jobs as work can reach."""
+        staying = [r for r in live if r.name not in self._walltimes.leaving]
+        jobs = self._in_jobs(pool.name, wanted) // pool.processes
+        reached = self.starved[pool.name].bounded(jobs, staying, cells)
+        return max(reached * pool.processes, self._in_jobs(pool.name, self.rules[pool.name].least))
 
     def _is_full(self, name: str, live: list[JobRecord]) -> bool:
         pool, rules = self._site.pools[name], self.rules[name]
