@@ -81,8 +81,9 @@ def test_after_a_while_more_are_tried_and_bounded_again(monkeypatch):
 def test_what_reaches_new_workers_bounds_nothing(more):
     stage = Stage(12_000, 0, 0)
     stage.looks(6, cell(**ASSIGNED), times=3)
-    assert stage.starved.most == 1
-    assert stage.looks(6, cell(**more), times=9) == 6 and stage.starved.most is None
+    assert stage.looks(6, cell(**more), times=2) == 1, "it may be gone with the next look"
+    assert stage.looks(6, cell(**more)) == 6 and stage.starved.most is None
+    assert stage.looks(6, cell(**more), times=9) == 6
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ class Starved:
         self._scheduler = scheduler
         self._idle = idle
         self._until = 0.0
+        self._more = 0
         self._looks: dict[str, int] = {}
 
     def bounded(self, wanted: int, staying: list[JobRecord], cells: Iterable[Cell]) -> int:
@@ -62,10 +63,12 @@ class Starved:
         cells : iterable of Cell
             What work there is.
         """
-        if self._reaches_more(staying, cells):
+        self._more = self._more + 1 if self._reaches_more(staying, cells) else 0
+        if self._more >= _LOOKS:
             self.most = None
+        if self._more:
             self._looks.clear()
-            return wanted
+            return wanted if self.most is None else min(wanted, self.most)
         waits = any(self._waits_on(record) for record in staying)
         idle = [r.name for r in staying if waits and r.workers and self._idle.is_idle(r)]
         self._looks = {name: self._looks.get(name, 0) + 1 for name in idle}
