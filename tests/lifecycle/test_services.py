@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 
 import pytest
 
@@ -55,6 +56,7 @@ def installed(host):
 
 def test_what_an_interrupted_run_wrote_is_read_by_the_next(first):
     began, changed = since("login1"), since("login2", "StateChangeTimestampMonotonic")
+    time.sleep(2)  # what is written within a second of that counts as read
     written = " ".join(f"{UNITS}/{service}.service" for service in SERVICES)
     node("login1").check_output(f"touch {written}; systemctl daemon-reload")
     node("login2").check_output("touch /etc/dask-proxy/headers.js")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -89,11 +90,15 @@ def test_in_check_mode_it_only_says_so(units, host):
     assert not (host.kept / HERE).exists()
 
 
-@pytest.mark.parametrize(("later", "unread"), [(-1, False), (0, False), (1.9, False), (2, True)])
+@pytest.mark.parametrize(("later", "unread"), [(-1, False), (0, False), (0.9, False), (1.1, True)])
 def test_what_was_written_after_a_service_began(units, tmp_path, later, unread):
-    file, began = tmp_path / "x", 1796000214
+    file, began = tmp_path / "x", time.time() - 60.25
+    told = time.strftime("%a %Y-%m-%d %H:%M:%S UTC", time.gmtime(began))
+    has = {"Since": told, "SinceMonotonic": str(int((time.monotonic() - 60.25) * 1e6))}
     file.write_text("")
     os.utime(file, (began + later, began + later))
     given = [str(file), str(tmp_path / "none")]
-    assert units.written_after(given, "Mon 2026-11-30 00:56:54 UTC") == [str(file)] * unread
-    assert units.written_after(given, "") == []
+    assert units.read_at(has, "Since") == pytest.approx(began, abs=0.05)
+    assert units.written_after(given, units.read_at(has, "Since")) == [str(file)] * unread
+    never = units.read_at({"Since": "", "SinceMonotonic": "0"}, "Since")
+    assert units.written_after(given, never) == []

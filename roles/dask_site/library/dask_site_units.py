@@ -79,14 +79,21 @@ def shown(module: AnsibleModule, units: list[str], properties: set[str]) -> list
     return [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
 
 
-def written_after(files: list[str], since: str) -> list[str]:
-    """Return which of the files were written after a time; none where there was no such time."""
-    if not since:
-        return []
-    read = calendar.timegm(time.strptime(since, "%a %Y-%m-%d %H:%M:%S UTC"))
+def read_at(has: dict[str, str], since: str) -> float | None:
+    """Return when a process read its files, as Unix time; None if it has not."""
+    monotonic = int(has.get(f"{since}Monotonic") or 0) / 1e6
+    if not has[since] or not monotonic:
+        return None
+    # By both clocks: the wall's may have been set meanwhile, and is told without parts of a second.
+    told = calendar.timegm(time.strptime(has[since], "%a %Y-%m-%d %H:%M:%S UTC"))
+    return max(told, time.time() - (time.monotonic() - monotonic))
+
+
+def written_after(files: list[str], read: float | None) -> list[str]:
+    """Return which files were written after they were read; none if they never were."""
     there = [Path(file) for file in files if Path(file).exists()]
-    # systemd tells no parts of a second
-    return [str(file) for file in there if file.stat().st_mtime >= read + 2]
+    # As long as drift lets pass: file servers have clocks of their own.
+    return [str(file) for file in there if read is not None and file.stat().st_mtime > read + 1]
 
 
 def copied(source: Path, target: Path) -> Path:
@@ -171,7 +178,7 @@ def main() -> None:
     read = shown(
         module,
         [reading["unit"] for reading in given["readings"]],
-        {reading["since"] for reading in given["readings"]},
+        {name for r in given["readings"] for name in (r["since"], r["since"] + "Monotonic")},
     )
     module.exit_json(
         changed=bool(put),
@@ -183,7 +190,7 @@ def main() -> None:
         ],
         stale=[unit for unit, has in of_units.items() if has["NeedDaemonReload"] == "yes"],
         unread=[
-            written_after(reading["files"], has[reading["since"]])
+            written_after(reading["files"], read_at(has, reading["since"]))
             for reading, has in zip(given["readings"], read)  # noqa: B905
         ],
     )
