@@ -209,6 +209,14 @@ def shown(past):
     return both[0]
 
 
+def test_a_job_whose_end_the_accounting_does_not_know_yet_does_not_run():
+    asked = made.job("cpu-0", "7", started=10, ended=40, node="n1", state="ended")
+    row = made.row("7", start=10, end=None, state="RUNNING", nodes="n1")
+    assert [one[0] for one in shown(made.history(asked, accounting=[row]))] == ["ended"]
+    asked = made.job("cpu-0", "7", started=10, node="n1")
+    assert [one[0] for one in shown(made.history(asked, accounting=[row]))] == ["RUNNING"]
+
+
 def test_each_run_of_a_job_that_was_queued_again_is_shown_as_it_went():
     asked = made.job("cpu-0", "7", started=400, ended=1000, node="n2", state="ended")
     first = made.row("7", start=10, end=310, state="NODE_FAIL", exit_code="1:0", nodes="n1")

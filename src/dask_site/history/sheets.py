@@ -282,7 +282,7 @@ def _workers(found: Found) -> Iterable[Row]:
 
 def _jobs(found: Found) -> Iterable[Row]:
     """Yield submissions, those that never started included; what the accounting says counts."""
-    from dask_site.history.waits import waits
+    from dask_site.history.waits import state_of, waits
 
     history = found.history
     records = {record.name: record for record in history.jobs}
@@ -295,7 +295,7 @@ def _jobs(found: Found) -> Iterable[Row]:
             "job": wait.job or None,
             "name": wait.name or None,
             "pool": wait.pool,
-            "state": (row and row.state) or (record and record.state) or "",
+            "state": state_of(wait, record),
             "reason": wait.reason,
             "submitted": wait.submitted,
             "started": start,

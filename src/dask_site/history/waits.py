@@ -92,6 +92,13 @@ def waits(history: ClusterHistory) -> list[Wait]:
     return sorted(found, key=lambda w: (w.submitted, w.name))
 
 
+def state_of(wait: Wait, record: JobRecord | None) -> str:
+    """Return how a run of a job goes: by the accounting, unless the cluster saw its end since."""
+    row = wait.row
+    behind = row is not None and row.end is None and record is not None and record.ended is not None
+    return (row.state if row and not behind else "") or (record.state if record else "")
+
+
 def _accounted(
     row: AccountedJob, submitted: float, seen: float, record: JobRecord | None = None
 ) -> Wait:

@@ -12,7 +12,7 @@ from dask_site.history.books import Books, Ledger
 from dask_site.history.costs import Bill
 from dask_site.history.model import ClusterHistory
 from dask_site.history.records import JobRecord
-from dask_site.history.waits import Wait, waits
+from dask_site.history.waits import Wait, state_of, waits
 from dask_site.web import words
 from dask_site.web.looks import LOOKS
 from dask_site.web.spans import slow_table, span_table
@@ -255,7 +255,7 @@ def job_table(history: ClusterHistory) -> Table:
 
 def _job(wait: Wait, record: JobRecord | None, seen: float) -> dict[str, Any]:
     row = wait.row
-    state = (row.state if row else "") or (record.state if record else "")
+    state = state_of(wait, record)
     end = row.end if row and row.end is not None else record.ended if record else None
     held = row if row and wait.started else record or row
     return {
