@@ -21,7 +21,7 @@ import dask
 import numpy as np
 import terrain
 import xarray as xr
-from measure import forget_waits, jobs_since, middle, note, ours, stock, tell, worker_seconds
+from measure import forget_waits, jobs_since, middle, note, ours, stock, tell
 from scipy.ndimage import gaussian_filter, median_filter
 
 from dask_site import pool
@@ -100,7 +100,6 @@ def measured(side, placed, given):
         computed(given.data, given.scales, given.edges, placed)
         took = time.time() - begun
     jobs = jobs_since(begun)
-    workers = worker_seconds(jobs, gpu=1 if side is everything else 2)  # of a thread or more
     gpus = sum(job["seconds"] * job["gpus"] for job in jobs)
     sun = sum(s for name, s in busy.seconds.items() if "sunlight" in name)
     cores = sum(job["seconds"] * job["cores"] for job in jobs)
@@ -115,10 +114,8 @@ def measured(side, placed, given):
         "seconds": round(took, 1),
         "work": round(busy.total, 1),
         "gpu_work": round(sun, 1),
-        "worker_seconds": workers,
         "gpu_seconds": gpus,
         "core_seconds": cores,
-        "idle_worker_seconds": round(workers - busy.total, 1),
         "idle_core_seconds": round(cores - busy.total, 1),
         "idle_gpu_seconds": round(gpus - sun, 1),
         "cost": round(cost / 3600, 4),
@@ -141,7 +138,7 @@ def main():
         for peer, measurements in peers.items():
             measurements.append(measured(peer, anywhere, given))
             note(f"{peer.__name__}:", measurements[-1])
-    counts = ("worker_seconds", "core_seconds", "gpu_seconds", "cost")
+    counts = ("core_seconds", "gpu_seconds", "cost")
     compared = [f"idle_{what}" for what in counts] + ["cost", "seconds"]
     ratios = {
         f"ratio_of_{what}_to_{peer.__name__}": middle(

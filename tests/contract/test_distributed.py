@@ -33,11 +33,13 @@ from distributed.shuffle._core import (
 )
 from distributed.shuffle._exceptions import ShuffleClosedError
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
+from distributed.stealing import WorkStealing
 
 from dask_site import Site
 from dask_site.cluster.jobs import job_class
 from dask_site.cluster.scheduler import PoolScheduler
 from dask_site.cluster.shuffles import PoolShufflePlugin
+from dask_site.upstream.schedulers import STEALING_TAKES
 
 SITE = Site.from_mapping(
     {
@@ -124,6 +126,13 @@ def test_tasks_enter_and_leave_the_queue():
     source = inspect.getsource(SchedulerState.__init__)
     assert "self.queued = queued" in source, VERSION
     assert {"discard", "add", "remove"} <= set(dir(HeapSet)), VERSION
+
+
+def test_a_task_moves_for_what_that_takes():
+    """`dask_site.scaling.starved` counts those that are worth it."""
+    source = inspect.getsource(WorkStealing.steal_time_ratio)
+    assert "/ self.scheduler.bandwidth + LATENCY" in source, VERSION
+    assert STEALING_TAKES == 0.1, VERSION
 
 
 def test_work_in_the_background_ends_with_the_scheduler():

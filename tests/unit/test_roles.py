@@ -84,13 +84,18 @@ def test_the_readme_names_only_variables_that_exist(role: str) -> None:
     assert set(re.findall(r"\bdask_(?:site|environment|pools|acceptance)\w*", text)) <= known
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted([*ROLES.glob("*/files/*.py"), *ROLES.glob("*/library/*.py")]),
-    ids=lambda path: path.name,
-)
+@pytest.mark.parametrize("path", sorted(ROLES.glob("*/files/*.py")), ids=lambda path: path.name)
 def test_scripts_for_other_machines_need_no_newer_python(path: Path) -> None:
     ast.parse(path.read_text(), feature_version=(3, 11))
+
+
+@pytest.mark.parametrize("path", sorted(ROLES.glob("*/library/*.py")), ids=lambda path: path.name)
+def test_modules_need_no_newer_python_than_ansible_does(path: Path) -> None:
+    """EL 9 has 3.9."""
+    tree = ast.parse(path.read_text(), feature_version=(3, 9))
+    called = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    strict = [n.lineno for n in called if any(k.arg == "strict" for k in n.keywords)]
+    assert strict == [], "zip knows that as of 3.10"
 
 
 @pytest.mark.parametrize("inventory", ["demo", "example", "laptop"])

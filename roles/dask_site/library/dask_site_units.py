@@ -70,13 +70,18 @@ def systemctl(module: AnsibleModule, *arguments: str) -> str:
     return said
 
 
-def shown(module: AnsibleModule, units: list[str], properties: set[str]) -> list[dict[str, str]]:
-    """Return properties of units, in their order."""
+def shown(module: AnsibleModule, units: set[str], times: set[str]) -> dict[str, dict[str, str]]:
+    """Return how systemd has units, with some of the times that it knows of them."""
     if not units:
-        return []
-    said = systemctl(module, "show", f"--property={','.join(sorted(properties))}", *units)
-    blocks = said.strip().split("\n\n")
-    return [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
+        return {}
+    asked = {"ActiveState", "UnitFileState", "NeedDaemonReload", *times}
+    asked |= {f"{since}Monotonic" for since in times}
+    names = sorted(units)
+    said = systemctl(module, "show", f"--property={','.join(sorted(asked))}", *names)
+    blocks = [block.splitlines() for block in said.strip().split("\n\n")]
+    # zip is strict as of Python 3.10 only, and nodes may have an older one
+    pairs = zip(names, blocks)  # noqa: B905
+    return {name: dict(line.split("=", 1) for line in block) for name, block in pairs}
 
 
 def read_at(has: dict[str, str], since: str) -> float | None:
@@ -123,15 +128,19 @@ def put_back(module: AnsibleModule) -> list[Path]:
     later = [file for file in files if file.parent == UNITS and file in there - set(had)]
     if module.check_mode:
         return changes + later
-    # A run that was interrupted below has kept what is the other release's by now.
-    keeps = [f for f in there if f in changes or f in later or not (ours / f.name).exists()]
+    # Where that is there, a run was interrupted, and had kept what is the other release's by now.
+    leaving = ours / f".leaving-{files[0].name}"
+    keeps = [file for file in there if not leaving.exists() or file in changes or file in later]
     for beside, target in [(copied(file, ours / file.name), ours / file.name) for file in keeps]:
         beside.replace(target)
+    ours.mkdir(mode=0o755, parents=True, exist_ok=True)
+    leaving.touch()
     for file in later:
         systemctl(module, "disable", "--now", "--quiet", file.name)
         file.unlink()
     for beside, target in reversed([(copied(had[file], file), file) for file in changes]):
         beside.replace(target)
+    leaving.unlink()
     return changes + later
 
 
@@ -172,26 +181,18 @@ def main() -> None:
         waits = [file.name for file in there if file.suffix in {".path", ".timer"}]
         if waits:
             systemctl(module, "enable", "--now", "--quiet", *waits)
-    states = {"ActiveState", "UnitFileState", "NeedDaemonReload"}
-    # zip is strict as of Python 3.10 only, and nodes may have an older one
-    of_units = dict(zip(given["units"], shown(module, given["units"], states)))  # noqa: B905
-    read = shown(
-        module,
-        [reading["unit"] for reading in given["readings"]],
-        {name for r in given["readings"] for name in (r["since"], r["since"] + "Monotonic")},
-    )
+    units, readings = given["units"], given["readings"]
+    times = {reading["since"] for reading in readings}
+    has = shown(module, {*units, *(reading["unit"] for reading in readings)}, times)
+    up = {"ActiveState": "active", "UnitFileState": "enabled"}
     module.exit_json(
         changed=bool(put),
         put=[str(file) for file in put],
-        up=[
-            unit
-            for unit, has in of_units.items()
-            if (has["ActiveState"], has["UnitFileState"]) == ("active", "enabled")
-        ],
-        stale=[unit for unit, has in of_units.items() if has["NeedDaemonReload"] == "yes"],
+        up=[unit for unit in units if up.items() <= has[unit].items()],
+        stale=[unit for unit in units if has[unit]["NeedDaemonReload"] == "yes"],
         unread=[
-            written_after(reading["files"], read_at(has, reading["since"]))
-            for reading, has in zip(given["readings"], read)  # noqa: B905
+            written_after(reading["files"], read_at(has[reading["unit"]], reading["since"]))
+            for reading in readings
         ],
     )
 

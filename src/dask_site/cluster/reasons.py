@@ -144,7 +144,7 @@ class Reasons:
                 f"{'it' if most == 1 else 'them'}."
             )
         reached = self._controller.starved[pool.name].most
-        if reached is not None:
+        if reached is not None and target >= reached * pool.processes:
             yield (
                 f"Work reaches {_counted(reached, 'job')} of pool {pool.name!r} at present: others "
                 "had nothing to do, as tasks that are short stay where their inputs are. In larger "

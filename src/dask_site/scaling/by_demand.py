@@ -350,10 +350,12 @@ class Controller:
         self, pool: Pool, wanted: int, live: list[JobRecord], cells: list[Cell]
     ) -> int:
         """Return the workers of as many of the wanted jobs as work can reach."""
-        staying = [r for r in live if r.name not in self._walltimes.leaving]
         jobs = self._in_jobs(pool.name, wanted) // pool.processes
-        reached = self.starved[pool.name].bounded(jobs, staying, cells)
+        reached = self.starved[pool.name].bounded(jobs, self._staying(live), cells)
         return max(reached * pool.processes, self._in_jobs(pool.name, self.rules[pool.name].least))
+
+    def _staying(self, live: list[JobRecord]) -> list[JobRecord]:
+        return [r for r in live if r.name not in self._walltimes.leaving]
 
     def _is_full(self, name: str, live: list[JobRecord]) -> bool:
         pool, rules = self._site.pools[name], self.rules[name]
@@ -371,7 +373,7 @@ class Controller:
         limits: Mapping[str, Limits],
     ) -> None:
         target = -(-self.scaling.targets[pool.name] // pool.processes)
-        staying = [r for r in live if r.name not in self._walltimes.leaving]
+        staying = self._staying(live)
         missing = target - len(staying)
         missing += self._of_no_use(pool, rules, staying, cells)
         if missing > 0:

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from dask_site.cluster.records import JobRecord
+from dask_site.upstream.schedulers import STEALING_TAKES
 
 if TYPE_CHECKING:
     from dask_site.cluster.scheduler import PoolScheduler
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 _LOOKS = 3
 # Seconds until more workers are tried again.
 _HOLD = 60.0
-# distributed counts that much for moving a task, in seconds: of shorter ones few ever move.
-_MOVES = 0.1
 # Seconds of such work for each thread that is there, from which on more threads are worth having.
 _WORTH = 5.0
 
@@ -93,7 +92,8 @@ class Starved:
                 if cell.unassigned:
                     return True
                 seconds = self._scheduler.seconds_of(cell.prefix)
-                if seconds >= _MOVES:
+                # distributed counts that much for moving one: of shorter ones few ever move.
+                if seconds >= STEALING_TAKES:
                     moves += cell.count["processing"] * seconds
         return bool(moves > _WORTH * threads)
 

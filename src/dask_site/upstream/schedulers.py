@@ -9,8 +9,10 @@ from distributed import Scheduler
 from distributed.shuffle._core import P2PBarrierTask, barrier_key, id_from_key
 from distributed.shuffle._exceptions import ShuffleClosedError
 from distributed.shuffle._scheduler_plugin import ShuffleSchedulerPlugin
+from distributed.stealing import LATENCY as STEALING_TAKES
 
 __all__ = [
+    "STEALING_TAKES",
     "HookedScheduler",
     "HookedShuffles",
     "P2PBarrierTask",
