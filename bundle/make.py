@@ -4,7 +4,6 @@ Runs where there is a way out. The file holds this checkout, the wheels that its
 machine that rolls out and for the nodes, and what Spack needs where that is asked for. Whoever
 unpacks it runs `install`, which holds every file against its checksum first.
 """
-# ruff: noqa: T201
 
 import argparse
 import hashlib

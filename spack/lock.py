@@ -5,7 +5,6 @@ Usage: python spack/lock.py --spack CHECKOUT --packages CHECKOUT [ENVIRONMENT ..
 The checkouts are at the commits of pins.yaml. Spack asks a Python with clingo: SPACK_PYTHON, or the
 one that runs this, if it has it. Locks and locks.json change only when all went well.
 """
-# ruff: noqa: T201
 
 import argparse
 import hashlib

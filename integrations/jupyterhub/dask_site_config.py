@@ -10,7 +10,7 @@ import sys
 
 DASHBOARDS = "https://dask.example.org"  # dashboards.domain of the site file
 # A file with what the broker has in secret/portal of dashboards.state.
-SECRET = "/etc/jupyterhub/dask-portal"  # noqa: S105
+SECRET = "/etc/jupyterhub/dask-portal"  # noqa: S105  # a path
 
 c = get_config()  # noqa: F821  # of JupyterHub
 c.JupyterHub.services.append(

@@ -5,7 +5,6 @@ null where another node looks after it), ``deep`` (whether to read every file of
 ``units`` (those that have to run here), ``services`` (which of them name their release) and
 ``paths`` (which files to tell the owner and the time of).
 """
-# ruff: noqa: T201
 
 import base64
 import contextlib

@@ -4,7 +4,6 @@
 host, what it would change. ``report`` reads that, what drift_node.py found on each host, and
 prints a table, after writing all of it in JSON into a file.
 """
-# ruff: noqa: T201
 
 import json
 import sys

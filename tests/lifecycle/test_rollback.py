@@ -67,7 +67,7 @@ def test_one_command_goes_back_with_the_history(before, upgraded, alices, twenty
         status, said = play("playbooks/rollback.yml")
         took = time.monotonic() - began
     with capsys.disabled():
-        print(f"\nrollback: {took:.1f} s, the history away for {away.seconds:.1f} s")  # noqa: T201
+        print(f"\nrollback: {took:.1f} s, the history away for {away.seconds:.1f} s")  # noqa: T201  # is measured
     assert status == 0, said
     assert current() == before and services_are_of(before) and version() == "0003"
     assert node("login1").check_output(f"readlink {TOP}/previous") == f"releases/{upgraded}"

@@ -104,7 +104,7 @@ def test_an_upgrade_keeps_the_history_and_leaves_running_jobs_alone(
         status, said = play("playbooks/upgrade.yml", dask_environment_wheel=newer)
     assert status == 0, said
     with capsys.disabled():
-        print(f"\nupgrade: the history was away for {away.seconds:.1f} s")  # noqa: T201
+        print(f"\nupgrade: the history was away for {away.seconds:.1f} s")  # noqa: T201  # is measured
     assert f"users have {before}" in said
     assert current().startswith("99.0-") and services_are_of(current())
     assert version() == "0004"

@@ -109,6 +109,11 @@ def places(folders):
     return Places("dask.test", 8443, Path(folders[0]), Path(folders[1]), "here")
 
 
+def listed(folders):
+    """Return what the broker says of the dashboards of whoever asks."""
+    return asking.ask(places(folders), op="list")["dashboards"]
+
+
 def auth(folders, cluster, cookie):
     headers = {"X-Dask-Cluster": cluster, "Cookie": f"{COOKIE}={cookie}"}
     return ask(f"{folders[1]}/proxy/broker.sock", "/internal/auth", headers)
@@ -194,9 +199,8 @@ def test_a_dashboard_lives_through_its_brokers_death(folders):
             with process(BROKER, *folders) as second:
                 up(second, folders)
                 assert auth(folders, cluster, cookie)[0] == 204, "nobody has to log in again"
-                mine = lambda: asking.ask(places(folders), op="list")["dashboards"]  # noqa: E731
-                assert until(lambda: [one["silent"] for one in mine()] == [False])
-                assert [one["id"] for one in mine()] == [cluster]
+                assert until(lambda: [one["silent"] for one in listed(folders)] == [False])
+                assert [one["id"] for one in listed(folders)] == [cluster]
                 # Of a session that no broker knows nothing stays open.
                 assert ended(other)
                 assert asking.ask(places(folders), op="logout") == {"ended": 1}
@@ -204,7 +208,7 @@ def test_a_dashboard_lives_through_its_brokers_death(folders):
                 assert auth(folders, cluster, cookie)[0] == 401
                 scheduler.stdin.write("\n\n")
                 scheduler.stdin.flush()
-                assert until(lambda: mine() == [])
+                assert until(lambda: listed(folders) == [])
                 assert not os.path.exists(door)
 
 
@@ -218,12 +222,13 @@ def test_a_scheduler_without_a_broker_goes_on_and_finds_it_later(folders):
         assert json.loads(rest) == [], "no port"
         with process(BROKER, *folders) as broker:
             up(broker, folders)
-            found = lambda: asking.ask(places(folders), op="list")["dashboards"]  # noqa: E731
-            assert until(found)
+            assert until(lambda: listed(folders))
             scheduler.stdin.write("\n")
             scheduler.stdin.flush()
-            assert scheduler.stdout.readline().split() == ["LATER", found()[0]["id"]]
-            assert ask(f"{folders[1]}/clusters/{found()[0]['id']}.sock", "/health")[0] == 200
+            assert scheduler.stdout.readline().split() == ["LATER", listed(folders)[0]["id"]]
+            assert (
+                ask(f"{folders[1]}/clusters/{listed(folders)[0]['id']}.sock", "/health")[0] == 200
+            )
 
 
 def test_questions_that_are_none(folders):

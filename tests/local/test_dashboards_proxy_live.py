@@ -192,7 +192,10 @@ def reached(where):
 def test_a_renewal_breaks_nothing(front, monkeypatch):
     places, host = front.places, hostname()
     with front.up() as (_, proxy):
-        published = lambda: Where.read(places.public, f"{host}.json")  # noqa: E731
+
+        def published():
+            return Where.read(places.public, f"{host}.json")
+
         first = published()
         assert reached(first)
         stop, failed, count = threading.Event(), [], [0]

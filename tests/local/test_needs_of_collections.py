@@ -146,7 +146,10 @@ def in_map_overlap(need):
 
 def in_reduction(need):
     chunk = need(lambda block, axis, keepdims: work(block).sum(axis=axis, keepdims=keepdims))
-    last = lambda block, axis, keepdims: after(block).sum(axis=axis, keepdims=keepdims)  # noqa: E731
+
+    def last(block, axis, keepdims):
+        return after(block).sum(axis=axis, keepdims=keepdims)
+
     return da.reduction(array(), chunk=chunk, aggregate=last, dtype=float)
 
 

@@ -157,7 +157,7 @@ def test_where_and_diff(spool, mine):
 def test_without_pandas_it_says_what_to_do(mine, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(sdk.SourceError, match="DataFrames need pandas.*export --format csv"):
-        mine.spans  # noqa: B018
+        mine.spans  # noqa: B018  # raises
     assert "core-hours" in repr(mine)
 
 
@@ -168,4 +168,4 @@ def test_span_is_public():
     assert "span" in dir(dask_site)
     assert {"cluster", "clusters", "where", "diff"} <= set(dir(sdk))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        sdk.nothing  # noqa: B018
+        sdk.nothing  # noqa: B018  # raises

@@ -3,7 +3,6 @@
 What a user does, done as a user: nothing here is privileged. Pools are tried at the same time, and
 one that does not work stops none of the others.
 """
-# ruff: noqa: T201
 
 import argparse
 import os

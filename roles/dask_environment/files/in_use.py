@@ -5,7 +5,6 @@
 
 Nothing has to be installed for it.
 """
-# ruff: noqa: T201
 
 import json
 import os

@@ -4,7 +4,6 @@ links.py ROOT MODULES RELEASE [--check]: ROOT is dask_site_root, MODULES the fol
 files of dask-site. The links are relative, so that the tree may be seen under another path. Prints
 what it changed.
 """
-# ruff: noqa: T201
 
 import os
 import stat

@@ -2,7 +2,6 @@
 
 Usage: prune.py ROOT KEEP, with what in_use.py has found, as a list of JSON, on standard input.
 """
-# ruff: noqa: T201
 
 import json
 import sys

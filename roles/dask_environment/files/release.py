@@ -3,7 +3,6 @@
 The wheel of dask-site is built without a network and byte for byte the same from the same files, so
 that the same checkout always gives the same name.
 """
-# ruff: noqa: T201
 
 import argparse
 import hashlib

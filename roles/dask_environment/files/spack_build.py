@@ -4,7 +4,6 @@ Usage: spack_build.py LOG COMMAND ...
 
 A failure names the package, the end of its build log and what to try. Exits with Spack's code.
 """
-# ruff: noqa: T201
 
 import os
 import re

@@ -3,7 +3,6 @@
 Run on a node with Spack's modules in PYTHONPATH; ``--target-only`` is for nodes that only run what
 was built. Prints a line for each finding; none is good.
 """
-# ruff: noqa: T201
 
 import json
 import sys

@@ -3,7 +3,6 @@
 ``pip download --python-version`` reads environment markers as the Python that runs it, so the lock
 is reduced to the lines of the target first.
 """
-# ruff: noqa: T201
 
 import argparse
 import hashlib

@@ -4,7 +4,6 @@ Runs on the control machine. Standard input is JSON: ``names`` of all variables,
 name of former versions to what to do instead, and what ``dask-site check`` reads. A variable that
 no role knows is told with what may be meant.
 """
-# ruff: noqa: T201
 
 import difflib
 import json

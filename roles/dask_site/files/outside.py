@@ -3,7 +3,6 @@
 Standard input is JSON: ``values``, a name and what it is set to, of which all texts are looked at,
 and ``local``, hosts and domains (``.example.org``) that are the site's own.
 """
-# ruff: noqa: T201
 
 import ipaddress
 import json

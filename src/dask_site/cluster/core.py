@@ -593,11 +593,11 @@ class Cluster(HookedCluster):
         """
         self._running()
         if work is None:
-            return self.sync(self._explainer.everything)  # type: ignore[no-any-return]
+            return self.sync(self._explainer.everything)  # type: ignore[no-any-return]  # sync is untyped
         keys = {future.key for future in futures_of(work)}
         graph = graph_of(work)
         around = dask.get_annotations().get("resources")
-        return self.sync(self._explainer.work, keys, graph, around)  # type: ignore[no-any-return]
+        return self.sync(self._explainer.work, keys, graph, around)  # type: ignore[no-any-return]  # sync is untyped
 
     def logs(
         self, pool: str | None = None, *, job: str | None = None, lines: int | None = None

@@ -27,7 +27,7 @@ _SECONDS = 10.0
 class Door(HubOAuthenticated, RequestHandler):
     """Sends a user on to the dashboards."""
 
-    @authenticated  # type: ignore[untyped-decorator]
+    @authenticated  # type: ignore[untyped-decorator]  # of JupyterHub
     async def get(self) -> None:
         """Answer."""
         said = self.settings

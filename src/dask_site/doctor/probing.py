@@ -59,7 +59,7 @@ def probe(address: str, port: int) -> Answer:
 
     Only looks: what is sent are a greeting of TLS and requests for pages.
     """
-    place = ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address), port)  # noqa: S104
+    place = ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address), port)  # noqa: S104  # listens to none
     try:
         with closing(socket.create_connection(place, PATIENCE)) as plain:
             said = _first_words(plain)

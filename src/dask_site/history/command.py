@@ -29,10 +29,10 @@ ADMIN = ("serve", "backup", "restore", "migrate", "version")
 class _Lazy(click.Group):
     """Imports a command when it is called, so that each starts fast."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         return [*COMMANDS, *ADMIN]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
         if cmd_name in COMMANDS:
             found: dict[str, click.Command] = import_module(COMMANDS[cmd_name]).COMMANDS
             return found[cmd_name]

@@ -32,7 +32,7 @@ _pid = 0
 
 def watch(one: Ending) -> None:
     """Tell `one` when the process ends, until `forget`."""
-    global _pid  # noqa: PLW0603
+    global _pid  # noqa: PLW0603  # there is one process
     if _pid != os.getpid():
         # Also in a fork: what the parent records is not the child's to end.
         _pid = os.getpid()

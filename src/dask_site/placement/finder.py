@@ -133,7 +133,7 @@ class NeedFinder:
         for part in parts:
             kind = type(part)
             if kind is DataNode:
-                part, kind = part.value, part.typ  # noqa: PLW2901
+                part, kind = part.value, part.typ  # noqa: PLW2901  # what is in it
             if kinds.get(kind, _unknown) is None:
                 continue
             more = self._in_task(part, depth + 1) if kind is Task else seen.get(id(part))

@@ -109,7 +109,7 @@ def _limits(settings: Mapping[str, int]) -> Any:
     """
     values = ", ".join(f"('{name}', '{value}')" for name, value in settings.items())
     sql = (
-        f"SELECT set_config(name, value, false) FROM (VALUES {values}) AS ours (name, value)"  # noqa: S608
+        f"SELECT set_config(name, value, false) FROM (VALUES {values}) AS ours (name, value)"  # noqa: S608  # our own
         " JOIN pg_settings USING (name) WHERE source <> 'client'"
     )
 

@@ -52,12 +52,12 @@ def downgrade() -> None:
     """
     for table, which in (("scripts", ""), ("jobs", " AND x.pool = ''")):
         gone = _TAKEN.format(table, which)
-        op.execute(f"UPDATE clusters SET size = size - coalesce({gone}, 0)")  # noqa: S608
+        op.execute(f"UPDATE clusters SET size = size - coalesce({gone}, 0)")  # noqa: S608  # from above
     none = "SELECT count(*) FROM jobs x WHERE x.cluster = clusters.no AND x.pool = ''"
-    op.execute(f"UPDATE clusters SET n_jobs = n_jobs - ({none})")  # noqa: S608
+    op.execute(f"UPDATE clusters SET n_jobs = n_jobs - ({none})")  # noqa: S608  # from above
     op.execute("DELETE FROM jobs WHERE pool = ''")
     mine = "SELECT sum(c.size) FROM clusters c WHERE c.owner = owners.uid"
-    op.execute(f"UPDATE owners SET size = coalesce(({mine}), 0)")  # noqa: S608
+    op.execute(f"UPDATE owners SET size = coalesce(({mine}), 0)")  # noqa: S608  # from above
     for table in ("scripts", "tariffs", "writers"):
         op.drop_table(table)
     for name in ("script", "arguments"):
