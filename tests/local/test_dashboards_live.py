@@ -1,8 +1,8 @@
 """A broker and a scheduler as processes; what nginx would ask is asked here."""
 
 import base64
-import http.client
 import contextlib
+import http.client
 import json
 import os
 import signal
