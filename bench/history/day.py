@@ -5,6 +5,8 @@
 Three users start clusters of all kinds of `mixed_work.py` on both login nodes, each two at a time,
 and the service that was rolled out there records them. In the end what sacct accounted for all
 jobs of these users, known to the history or not, is held against what the books allocate.
+
+For a day without waiting for it, see `faster.py`.
 """
 
 import argparse
@@ -21,18 +23,19 @@ from against_sacct import WORK, Login
 USERS = ("alice", "bob", "carol")
 #: How often a kind comes. Most work ends as it should.
 SELDOM = ("idle", "cancelled", "walltime", "memory", "kernel", "pending", "killed", "requeued")
-KINDS = {"pools": 4, "plain": 4} | dict.fromkeys(SELDOM, 1)
+KINDS = {"pools": 4, "plain": 4, "notebook": 2} | dict.fromkeys(SELDOM, 1)
 #: Seconds until books that did not change are taken for final.
 QUIET = 240
 
 
-def keep_busy(cluster, user, node, end, seed):
+def keep_busy(cluster, user, node, end, seed, length):
     """Run clusters one after the other until a time; return how often which kind."""
     chance, login, ran = random.Random(seed), Login(cluster, user, node), Counter()
     login.run("mkdir -p ~/day && cat > ~/day/mixed_work.py", input=WORK.read_bytes())
     while time.time() < end:
         (kind,) = chance.choices(list(KINDS), KINDS.values())
-        command = f"module load dask-site; cd day; timeout 280 python mixed_work.py {kind}"
+        program = f"timeout {300 * length} python mixed_work.py {kind} {length}"
+        command = f"module load dask-site; cd day; {program}"
         done = login.run(command)
         ran[kind] += 1
         if done.returncode not in (0, 137):
@@ -52,37 +55,44 @@ def accounted(login, since):
     return len({row[0] for row in mine}), sum(int(row[3]) for row in mine)
 
 
-def books(cluster, since):
-    """Return each cluster as the service tells its user, with its ledger, by the cluster's id."""
-    found = {}
-    for user in USERS:
-        login = Login(cluster, user)
-
-        def ask(command, login=login):
-            said = login.run(f"module load dask-site; dask-site history {command} --json").stdout
-            return json.loads(said)
-
-        days = (time.time() - since) / 86400
-        listed = ask(f"ls -n 1000 --days {days:.6f}")
-        found |= {one["id"]: ask(f"show {one['id']}") for one in listed}
+def ask(cluster, user, *commands):
+    """Return what the service tells a user who gives these commands of `dask-site history`."""
+    shell = "; ".join(f"dask-site history {command} --json" for command in commands)
+    said = Login(cluster, user).run(f"module load dask-site; {shell}", check=True).stdout.decode()
+    found, decoder = [], json.JSONDecoder()
+    while said := said.lstrip():
+        one, end = decoder.raw_decode(said)
+        found.append(one)
+        said = said[end:]
     return found
 
 
+def listed(cluster, since):
+    """Return a row for each cluster of each user, as the service tells it."""
+    days = (time.time() - since) / 86400
+    return {user: ask(cluster, user, f"ls -n 10000 --days {days:.6f}")[0] for user in USERS}
+
+
 def settled(cluster, since):
-    """Wait until the books don't change any more, and return them."""
+    """Wait until the lists don't change any more, and return each cluster with its ledger."""
     last, changed = None, time.time()
     while time.time() < changed + QUIET:
-        now = books(cluster, since)
+        now = listed(cluster, since)
         if now != last:
             last, changed = now, time.time()
-        print(f"{len(now)} clusters; books unchanged for {time.time() - changed:.0f} s", flush=True)
+        number = sum(map(len, now.values()))
+        print(f"{number} clusters; unchanged for {time.time() - changed:.0f} s", flush=True)
         time.sleep(30)
-    return last
+    return [
+        one
+        for user, clusters in last.items()
+        for one in ask(cluster, user, *(f"show {c['id']}" for c in clusters))
+    ]
 
 
 def tell(found, ran, jobs, truth):
     """Print both books."""
-    ledgers = [one["ledger"] for one in found.values()]
+    ledgers = [one["ledger"] for one in found]
     allocated = sum(ledger["allocated"] for ledger in ledgers)
     parts = Counter()
     for ledger in ledgers:
@@ -98,6 +108,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cluster", default="dask-site-bookworm")
     parser.add_argument("--hours", type=float, default=2.0)
+    parser.add_argument("--length", type=int, default=1, help="how many times longer all takes (1)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--since", type=int, help="only close the books again, from this time on")
     parser.add_argument("--out", type=Path, help="keep all ledgers in this file")
@@ -109,7 +120,9 @@ def main():
         places = [(user, node) for user in USERS for node in ("login1", "login2")]
         with ThreadPoolExecutor(len(places)) as pool:
             runs = [
-                pool.submit(keep_busy, given.cluster, user, node, end, given.seed + number)
+                pool.submit(
+                    keep_busy, given.cluster, user, node, end, given.seed + number, given.length
+                )
                 for number, (user, node) in enumerate(places)
             ]
             ran = sum((run.result() for run in runs), Counter())

@@ -1,6 +1,8 @@
 """One cluster of a kind that `against_sacct.py` wants; runs on a login node, as a user.
 
-python mixed_work.py pools|cancelled|walltime|memory|kernel|pending|killed|plain|requeued|idle
+python mixed_work.py KIND [LENGTH]
+
+KIND is the name of a function here; all times are LENGTH times as long as given here (1).
 """
 
 import contextlib
@@ -13,13 +15,16 @@ import time
 from dask_site import Cluster, Site, needs
 from dask_site.history.naming import span
 
+LENGTH = int(sys.argv[2]) if len(sys.argv) > 2 else 1
 
-def work(x, seconds=0.5):
-    """Compute for half of the time, wait for the other."""
-    end = time.perf_counter() + seconds / 2
+
+def work(x, seconds):
+    """Compute for half of the time, but not for more than a second, and wait for the rest."""
+    computing = min(seconds / 2, 1.0)
+    end = time.perf_counter() + computing
     while time.perf_counter() < end:
         x += 1
-    time.sleep(seconds / 2)
+    time.sleep(seconds - computing)
     return x
 
 
@@ -38,17 +43,22 @@ def changed(**values):
 def busy(client, tasks=40, name="work"):
     """Have half a second done so many times."""
     with span(name):
-        return client.map(work, range(tasks), pure=False)
+        return client.map(work, range(tasks), seconds=0.5 * LENGTH, pure=False)
+
+
+def pause(seconds):
+    """Do nothing."""
+    time.sleep(seconds * LENGTH)
 
 
 def pools():
     """Two pools that follow the work."""
     with Cluster() as cluster, cluster.get_client() as client:
-        cluster.adapt(target_duration="5 s")
+        cluster.adapt(target_duration=5 * LENGTH)
         first = busy(client, 60, "first")
         with span("second"):
-            second = client.map(needs(gpu=1)(work), range(20), pure=False)
-        client.gather([*first, *second])
+            second = client.map(needs(gpu=1)(work), range(20), seconds=0.5 * LENGTH, pure=False)
+        client.gather(first + second)
 
 
 def cancelled():
@@ -57,22 +67,22 @@ def cancelled():
         cluster.scale(2)
         client.wait_for_workers(2)
         futures = busy(client, 80)
-        time.sleep(5)
+        pause(5)
         job = next(job for job in cluster.jobs if job.job_id)
         subprocess.run(["scancel", job.job_id], check=True)
         client.gather(futures)
 
 
 def walltime():
-    """Slurm ends a job of dask-jobqueue after a minute; those of `Cluster` go before that."""
+    """Slurm ends a job of dask-jobqueue by its walltime; those of `Cluster` go before that."""
     from dask_jobqueue import SLURMCluster
     from distributed import Client
 
-    with SLURMCluster(walltime="00:01:00") as cluster, Client(cluster) as client:
+    with SLURMCluster(walltime=f"{LENGTH}:00") as cluster, Client(cluster) as client:
         cluster.scale(1)
         client.wait_for_workers(1)
         futures = busy(client, 400)
-        time.sleep(105)
+        pause(105)
         del futures
 
 
@@ -83,7 +93,7 @@ def memory():
         client.wait_for_workers(1)
         futures = busy(client, 20)
         with span("hoard"), contextlib.suppress(Exception):
-            client.submit(hoard, 2 * 2**30, retries=0).result(timeout=60)
+            client.submit(hoard, 2 * 2**30, retries=0).result(timeout=60 * LENGTH)
         client.gather(futures)
 
 
@@ -100,14 +110,14 @@ def kernel():
         cluster.scale(1)
         client.wait_for_workers(1)
         client.submit(hoard, 2**29)
-        time.sleep(30)
+        pause(30)
 
 
 def pending():
     """The job would start tomorrow; nobody waits for it."""
     with Cluster(changed(directives=["--begin=now+1day"])) as cluster:
         cluster.scale(2)
-        time.sleep(15)
+        pause(15)
 
 
 def killed():
@@ -117,7 +127,7 @@ def killed():
     cluster.scale(2)
     client.wait_for_workers(2)
     futures = busy(client, 200)
-    time.sleep(20)
+    pause(20)
     print(len(futures), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -139,7 +149,7 @@ def requeued():
         cluster.scale(1)
         client.wait_for_workers(1)
         futures = busy(client, 60)
-        time.sleep(5)
+        pause(5)
         job = next(job for job in cluster.jobs if job.job_id)
         subprocess.run(["scontrol", "requeue", job.job_id], check=True)
         client.gather(futures)
@@ -150,7 +160,16 @@ def idle():
     with Cluster() as cluster, cluster.get_client() as client:
         cluster.scale(2)
         client.wait_for_workers(2)
-        time.sleep(40)
+        pause(40)
+
+
+def notebook():
+    """Someone computes now and then, and thinks in between."""
+    with Cluster() as cluster, cluster.get_client() as client:
+        cluster.adapt(target_duration=5 * LENGTH)
+        for number in range(6):
+            client.gather(busy(client, 30, f"cell {number}"))
+            pause(20)
 
 
 if __name__ == "__main__":
