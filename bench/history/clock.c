@@ -27,7 +27,7 @@
  *     cycle counter themselves (Go, rdtsc, futex and libaio by syscall());
  *   - what libc does inside itself: the time in a syslog() message, the wait
  *     for a name server, fts and ftw, the locks and sleeps of <threads.h>;
- *   - what the kernel counts or says: /proc (uptime, start times), cgroup
+ *   - what the kernel counts or says: /proc (uptime, start and CPU times), cgroup
  *     accounting, RLIMIT_CPU, utmp, the kernel's log, the time stamps of
  *     packets (which journald notes as a message's source time), TCP's and
  *     file locks' own timers, mq_timed*, recvmmsg();

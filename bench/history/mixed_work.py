@@ -1,8 +1,9 @@
-"""One cluster of a kind that `against_sacct.py` wants; runs on a login node, as a user.
+"""One cluster of some kind, for `against_sacct.py` and `day.py`; runs on a login node, as a user.
 
 python mixed_work.py KIND [LENGTH]
 
-KIND is the name of a function here; all times are LENGTH times as long as given here (1).
+KIND is the name of a function here. Tasks, pauses and the walltime of `walltime` are LENGTH times
+as long as given here (1); the walltimes of the site's pools stay.
 """
 
 import contextlib

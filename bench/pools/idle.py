@@ -1,17 +1,19 @@
 """What is allocated and does nothing, on a mixed computation with real terrain.
 
-On the pool cpu, tile by tile: how far each place lies above the mean and above the median of its
-surroundings, at several scales (the topographic position index). On gpu: the sun over one day. On
-highmem: where water runs, over the whole terrain. The last two are functions of
-examples/winter_sun.py, but most of the work needs no GPU. NumPy stands in for CuPy on both sides.
+Tile by tile: how far each place lies above the mean and above the median of its surroundings, at
+several scales (the topographic position index), for which any node will do. On a GPU: the sun over
+one day. On a node with much memory: where water runs, over the whole terrain. The last two are
+functions of examples/winter_sun.py; NumPy stands in for CuPy on all sides.
 
 As one submission, or, with `--pause`, as in a notebook: each of the three is asked for when its
 user has seen what came of the one before, and what was computed stays on the cluster meanwhile.
 
-Against dask-jobqueue's SLURMCluster with `adapt` and one pool that fits everything: a GPU, and the
-memory of the last step. Once in whole nodes, as the site gives nodes with GPUs, and once in jobs
-that have one core, the least that there is to hold, where a site lets such nodes be divided. All
-with their defaults.
+Against dask-jobqueue's SLURMCluster with `adapt` and one pool that fits everything: GPUs, and the
+memory of the last step. In whole nodes; in jobs with the cores that the site gives to two GPUs; and
+in jobs with one core and one GPU, the least that there is to hold.
+
+What is idle is what was held, by Slurm's accounts, without the processor time that the work takes:
+the least of all sides, since what is lost and computed again is no work.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import dask
@@ -28,13 +31,16 @@ import xarray as xr
 from measure import forget_waits, jobs_since, middle, note, ours, stock, tell
 from scipy.ndimage import gaussian_filter, median_filter
 
-from dask_site import pool
+from dask_site import needs
 
-# A GPU for each job. dask-jobqueue asks for whole GiB, of which the node has less than eight.
-ONE_CORE = {"cores": 1, "processes": 1, "memory": "3GiB"}
-# The node with its GPUs, as one worker: `adapt` gives a job back as soon as it needs one of the
-# workers in it less, again and again (dask-jobqueue, issue 498).
-WHOLE_NODE = {"cores": 4, "processes": 1, "memory": "6GiB"}
+# Each job is one worker: of a job with two, `adapt` gives both back as soon as it needs one less,
+# again and again (dask-jobqueue, issue 498). Memory is asked for in whole GiB, of which the node
+# has less than eight.
+SHAPES = {
+    "whole_node": {"cores": 4, "gpus": 2, "memory": "6GiB", "most": 1},
+    "two_cores": {"cores": 2, "gpus": 2, "memory": "6GiB", "most": 1},
+    "one_core": {"cores": 1, "gpus": 1, "memory": "3GiB", "most": 2},
+}
 PRICES = {"standard": 0.01, "highmem": 0.03}  # of a core for an hour, as in the site file
 GPU_PRICE = 0.8
 # Before it is uploaded: then it is imported from elsewhere.
@@ -52,7 +58,7 @@ def above_median(height, edge):
     return (height - median_filter(height, size=2 * edge + 1))[edge:-edge, edge:-edge]
 
 
-def computed(given, placed):
+def computed(given, mark):
     """Compute all of it, and return the sizes of the results."""
 
     def seen(*results):
@@ -68,75 +74,82 @@ def computed(given, placed):
         "chunks": metres.chunks,
         "meta": np.empty((0, 0), "f4"),
     }
-    with placed("cpu"):
-        height = metres.data.map_overlap(terrain.smooth, depth=4, **tiles).persist()
-        relief = [
-            height.map_overlap(above_surroundings, depth=3 * scale, scale=scale, **tiles)
-            .std()
-            .persist()
-            for scale in given.scales
-        ] + [
-            height.map_overlap(above_median, depth=edge, edge=edge, **tiles).std().persist()
-            for edge in given.edges
-        ]
+    height = metres.data.map_overlap(terrain.smooth, depth=4, **tiles).persist()
+    relief = [
+        height.map_overlap(above_surroundings, depth=3 * scale, scale=scale, **tiles)
+        .std()
+        .persist()
+        for scale in given.scales
+    ] + [
+        height.map_overlap(above_median, depth=edge, edge=edge, **tiles).std().persist()
+        for edge in given.edges
+    ]
     seen(*relief)
-    sunlight = {"depth": terrain.HALO, "step": given.step, **tiles}
-    with placed("gpu"):
-        sun = height.map_overlap(terrain.sunlight, **sunlight).persist()
+    sunlight = mark(gpu=1)(terrain.sunlight)
+    sun = height.map_overlap(sunlight, depth=terrain.HALO, step=given.step, **tiles).persist()
     seen(sun.mean())
-    with placed("highmem"):
-        streams = dask.delayed(terrain.catchments)(height, sun).persist()
+    catchments = mark(pool="highmem")(terrain.catchments)
+    streams = dask.delayed(catchments)(height, sun).persist()
     return dask.compute(streams, *relief)
 
 
-def anywhere(_):
-    return contextlib.nullcontext()
+def nothing(**_):
+    """Say nothing about a function: what the peers are given."""
+    return lambda function: function
 
 
 @contextlib.contextmanager
-def one_core():
-    with stock("gpu", job_extra_directives=["--gres=gpu:1"], **ONE_CORE) as (cluster, *rest):
-        cluster.adapt(maximum_jobs=2)
+def peer(cores, gpus, memory, most):
+    directives = [f"--gres=gpu:{gpus}"]
+    shape = {"cores": cores, "processes": 1, "memory": memory}
+    with stock("gpu", job_extra_directives=directives, **shape) as (cluster, *rest):
+        cluster.adapt(maximum_jobs=most)
         yield cluster, *rest
 
 
-@contextlib.contextmanager
-def whole_node():
-    with stock("gpu", job_extra_directives=["--gres=gpu:2"], **WHOLE_NODE) as (cluster, *rest):
-        cluster.adapt(maximum_jobs=1)
-        yield cluster, *rest
-
-
-PEERS = {"whole_node": whole_node, "one_core": one_core}
-
-
-def measured(side, placed, given):
+def measured(side, mark, given):
+    """Return what was held, and the processor time of each part of the work."""
     begun = time.time()
-    with side() as (_, client, busy):
+    with side as (cluster, client, _):
         client.upload_file(TERRAIN)
-        computed(given, placed)
-        took = time.time() - begun
+        computed(given, mark)
+        took = time.time() - begun - 2 * (given.pause or 0)
+        time.sleep(1)  # until workers have told of the last task
+        metrics = cluster.sync(_metrics, cluster.scheduler)
     jobs = jobs_since(begun)
-    gpus = sum(job["seconds"] * job["gpus"] for job in jobs)
-    sun = sum(s for name, s in busy.seconds.items() if "sunlight" in name)
-    cores = sum(job["seconds"] * job["cores"] for job in jobs)
+    work = Counter()
+    for name, seconds in metrics.items():
+        work[next((part for part in ("sunlight", "catchments") if part in name), "rest")] += seconds
     cost = sum(
         job["seconds"] * (PRICES.get(job["pool"], 0) * job["cores"] + GPU_PRICE * job["gpus"])
         for job in jobs
     )
-    last = sum(s for name, s in busy.seconds.items() if "catchments" in name)
-    used = GPU_PRICE * sun + PRICES["highmem"] * last
-    used += PRICES["standard"] * (busy.total - sun - last)
     return {
         "seconds": round(took, 1),
-        "work": round(busy.total, 1),
-        "gpu_work": round(sun, 1),
-        "gpu_seconds": gpus,
-        "core_seconds": cores,
-        "idle_core_seconds": round(cores - busy.total, 1),
-        "idle_gpu_seconds": round(gpus - sun, 1),
+        "jobs": len(jobs),
+        "cores": sum(job["seconds"] * job["cores"] for job in jobs),
+        "gpus": sum(job["seconds"] * job["gpus"] for job in jobs),
         "cost": round(cost / 3600, 4),
-        "idle_cost": round((cost - used) / 3600, 4),
+        "work": {part: round(seconds, 1) for part, seconds in work.items()},
+    }
+
+
+async def _metrics(scheduler):
+    found = Counter()
+    for (context, *names), seconds in scheduler.cumulative_worker_metrics.items():
+        if context == "execute" and names[1:] == ["thread-cpu", "seconds"]:
+            found[names[0]] += seconds
+    return found
+
+
+def without_work(held, work):
+    """Return what was idle of what was held: cores, GPUs, and what they cost."""
+    used = GPU_PRICE * work["sunlight"] + PRICES["highmem"] * work["catchments"]
+    used += PRICES["standard"] * work["rest"]
+    return {
+        "cores": round(held["cores"] - sum(work.values()), 1),
+        "gpus": round(held["gpus"] - work["sunlight"], 1),
+        "cost": round(held["cost"] - used / 3600, 4),
     }
 
 
@@ -144,31 +157,33 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="trinidad.nc")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--tile", type=int, nargs=2, default=(101, 161), help="rows and columns")
-    parser.add_argument("--step", type=float, default=1, help="of the sun, in hours (1)")
+    parser.add_argument("--peers", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--pause", type=float, help="seconds for looking at each result")
-    parser.add_argument("--scales", type=int, nargs="+", default=range(7, 31))
+    parser.add_argument("--tile", type=int, nargs=2, default=(202, 322), help="rows and columns")
+    parser.add_argument("--step", type=float, default=0.05, help="of the sun, in hours (0.05)")
+    parser.add_argument("--scales", type=int, nargs="+", default=range(7, 31, 3))
     parser.add_argument("--edges", type=int, nargs="+", default=range(3, 13))
     given = parser.parse_args()
     forget_waits()
-    mine, peers = [], {name: [] for name in given.peers}
+    all_sides, ratios = [], defaultdict(list)
     for _ in range(given.pairs):
-        mine.append(measured(ours, pool, given))
-        note("ours:", mine[-1])
-        for peer, measurements in peers.items():
-            measurements.append(measured(PEERS[peer], anywhere, given))
-            note(f"{peer}:", measurements[-1])
-    counts = ("core_seconds", "gpu_seconds", "cost")
-    compared = [f"idle_{what}" for what in counts] + ["cost", "seconds"]
-    ratios = {
-        f"ratio_of_{what}_to_{peer}": middle(
-            a[what] / b[what] for a, b in zip(mine, measurements, strict=True)
-        )
-        for peer, measurements in peers.items()
-        for what in compared
-    }
-    tell("idle", ours=mine, **peers, **ratios)
+        sides = {"ours": measured(ours(), needs, given)}
+        note("ours:", sides["ours"])
+        for name in given.peers:
+            sides[name] = measured(peer(**SHAPES[name]), nothing, given)
+            note(f"{name}:", sides[name])
+        parts = ("sunlight", "catchments", "rest")
+        work = {part: min(side["work"][part] for side in sides.values()) for part in parts}
+        for side in sides.values():
+            side["idle"] = without_work(side, work)
+        for name in given.peers:
+            mine, its = sides["ours"], sides[name]
+            for what in ("cores", "gpus", "cost"):
+                ratios[f"idle {what} by {name}"].append(mine["idle"][what] / its["idle"][what])
+            ratios[f"cost by {name}"].append(mine["cost"] / its["cost"])
+            ratios[f"time by {name}"].append(mine["seconds"] / its["seconds"])
+        all_sides.append(sides)
+    tell("idle", pairs=all_sides, **{name: middle(values) for name, values in ratios.items()})
 
 
 if __name__ == "__main__":

@@ -109,16 +109,22 @@ def ended(futures, seconds=1200):
 def jobs_since(begun):
     """Return what Slurm accounted for this user since a time: a row for each job that ran."""
     me = subprocess.check_output(["id", "-un"], text=True).strip()
-    until(lambda: not subprocess.check_output(["squeue", "-h", "-u", me]).strip())
-    time.sleep(2)  # until the accounts have it
+    assert until(lambda: not subprocess.check_output(["squeue", "-h", "-u", me]).strip())
     fields = ["JobID", "Partition", "State", "Submit", "Start", "End", "AllocCPUS", "AllocTRES"]
     day = time.strftime("%FT%T", time.localtime(begun - 60))
-    table = subprocess.check_output(
-        ["sacct", "-X", "-n", "-P", "-S", day, "-u", me, "-o", ",".join(fields)],
-        text=True,
-        env={"PATH": "/usr/bin:/bin", "SLURM_TIME_FORMAT": "%s"},
-    )
-    rows = [dict(zip(fields, line.split("|"), strict=True)) for line in table.splitlines()]
+    rows = []
+
+    def all_ended():
+        table = subprocess.check_output(
+            ["sacct", "-X", "-n", "-P", "-S", day, "-u", me, "-o", ",".join(fields)],
+            text=True,
+            env={"PATH": "/usr/bin:/bin", "SLURM_TIME_FORMAT": "%s"},
+        )
+        rows[:] = [dict(zip(fields, line.split("|"), strict=True)) for line in table.splitlines()]
+        return all(row["End"].isdigit() for row in rows)
+
+    time.sleep(2)  # until the last is known to the accounts at all
+    assert until(all_ended)
     return [
         {
             "pool": row["Partition"],
@@ -128,7 +134,7 @@ def jobs_since(begun):
             "gpus": int(row["AllocTRES"].partition("gres/gpu=")[2].split(",")[0] or 0),
         }
         for row in rows
-        if int(row["Submit"]) >= int(begun) and row["Start"].isdigit() and row["End"].isdigit()
+        if int(row["Submit"]) >= int(begun) and row["Start"].isdigit()
     ]
 
 
