@@ -128,6 +128,15 @@ def test_tasks_enter_and_leave_the_queue():
     assert {"discard", "add", "remove"} <= set(dir(HeapSet)), VERSION
 
 
+def test_who_hands_out_the_queue_is_asked_for_the_worker():
+    """cluster/scheduler.py: PoolScheduler._feed hands out what goes first to busy workers."""
+    method = Scheduler.stimulus_queue_slots_maybe_opened
+    assert parameters(method) == ["self", "stimulus_id"], VERSION
+    source = inspect.getsource(Scheduler._transition_queued_processing)
+    assert "if ws := self.decide_worker_rootish_queuing_enabled():" in source, VERSION
+    assert "peek" in dir(HeapSet), VERSION
+
+
 def test_a_task_moves_for_what_that_takes():
     """`dask_site.scaling.starved` counts those that are worth it."""
     source = inspect.getsource(WorkStealing.steal_time_ratio)

@@ -106,6 +106,17 @@ def test_shared_inputs_that_other_work_waits_for_are_lifted_too(client):
     assert sum(future.done() for future in busy) < len(busy)
 
 
+def test_roots_that_a_dearer_pool_waits_for_dont_queue_behind_other_work(client):
+    starts = client.map(slow, range(6), [0.0] * 6, pure=False)
+    wait(starts)
+    busy = client.map(slow, starts * 20, [0.2] * 120, pure=False)
+    roots = da.full(40, next(fresh), chunks=1).persist()
+    with pool("gpu"):
+        lit = client.compute(roots.sum())
+    wait(lit)
+    assert sum(future.done() for future in busy) < len(busy) / 2
+
+
 @pytest.mark.parametrize("make", COLLECTIONS, ids=lambda f: f.__name__)
 def test_work_without_a_pool_stays_off_exclusive_pools(client, make):
     done = make().persist()

@@ -21,6 +21,7 @@ from distributed import Scheduler, SchedulerPlugin
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS
 
+from dask_site.cluster.feeding import Feeding
 from dask_site.cluster.guard import guarded, nothing, switch_off
 from dask_site.cluster.resources import countable, pool_of_resource, pool_resource
 from dask_site.cluster.shuffles import PoolShufflePlugin
@@ -140,6 +141,9 @@ class PoolScheduler(HookedScheduler):
         super().__init__(*args, extensions=extensions, **kwargs)
         self.demand = Demand(self.matcher, self.tasks)
         self._small_inputs = _INPUTS_SHARE * self.matcher.smallest_memory()
+        self._feeding = Feeding(self.WORKER_SATURATION)
+        # The worker for the task that is being handed out beside the queue.
+        self._fed_next: Any = None
 
     def start_http_server(self, *args: Any, **more: Any) -> None:
         """Serve behind the proxy where the site has one, also where Dask is told nothing of it."""
@@ -298,6 +302,40 @@ class PoolScheduler(HookedScheduler):
         """Keep queued root tasks off exclusive workers and off those that end soon."""
         super().check_idle_saturated(ws, occ)
         self._keep_queue_off(ws)
+        self._feeding.changed(ws)
+
+    def stimulus_queue_slots_maybe_opened(self, *, stimulus_id: str) -> None:
+        """Hand out queued root tasks, those that dearer pools wait for also to busy workers."""
+        super().stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)
+        self._feed(stimulus_id)
+
+    @guarded(nothing, "dearer workers may wait for their inputs behind other work")
+    def _feed(self, stimulus: str) -> None:
+        """Hand out what goes first, though all workers have enough.
+
+        distributed hands out nothing of its queue while they have as many tasks as threads, of
+        which those that go last count like all others.
+        """
+        while self.queued and (ts := self.queued.peek()).priority[0] == -_FIRST:
+            self._fed_next = self._feeding.taker(self._may_be_fed)
+            if self._fed_next is None:
+                return
+            try:
+                self.transitions({ts.key: "processing"}, stimulus)
+            finally:
+                ws, self._fed_next = self._fed_next, None
+            if ts.state == "queued":
+                return
+            self._feeding.took(ts, ws)
+
+    def _may_be_fed(self, ws: Any) -> bool:
+        if ws not in self.running:
+            return False
+        return ws not in self._exclusive_workers and ws not in self._not_for_root_tasks
+
+    def decide_worker_rootish_queuing_enabled(self) -> Any:
+        """Return the worker for a root task."""
+        return self._fed_next or super().decide_worker_rootish_queuing_enabled()
 
     @guarded(nothing, "ordinary tasks may run on exclusive workers, and on those that end soon")
     def _keep_queue_off(self, ws: Any) -> None:
@@ -325,6 +363,7 @@ class PoolScheduler(HookedScheduler):
     @guarded(nothing, "what is known of workers that have left takes memory")
     def _forget(self, ws: Any) -> None:
         self._exclusive_workers.discard(ws)
+        self._feeding.left(ws)
         self._not_for_root_tasks.discard(ws)
         self._ending = [end for end in self._ending if end[2] is not ws]
 
