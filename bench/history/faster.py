@@ -60,8 +60,8 @@ def nodes(cluster):
     """Return the names of all containers of a cluster, the controller first; or say what to do."""
     label = f"label=dask-site.cluster={cluster}"
     rows = podman("ps", "-a", "--filter", label, "--format", "{{.Names}} {{.State}}").stdout
-    states = dict(row.split() for row in rows.splitlines())
-    down = [name for name, state in states.items() if state != "running"]
+    states = dict(row.split(maxsplit=1) for row in rows.splitlines())
+    down = [name for name, state in states.items() if not state.startswith(("Up", "running"))]
     if down or not states:
         which = ", ".join(down) or f"all of {cluster}"
         sys.exit(f"Down: {which}. make cluster rollout CLUSTER={cluster}")
