@@ -109,11 +109,11 @@ def main():
     for name in names:
         podman("restart", "-t", "10", name)
     while "UP" not in subprocess.getoutput(f"podman exec {names[0]} scontrol ping"):
+        if time.time() > start:
+            sys.exit("Slurm was not up in time: remove the cluster, and try again")
         time.sleep(1)
-    if time.time() > start:
-        sys.exit("The nodes were not up in time: remove the cluster, and try again")
     print(
-        f"LD_PRELOAD={library} CLOCK_RATE={rate} python {HERE / 'day.py'}"
+        f"LD_PRELOAD={library} CLOCK_RATE={rate} {sys.executable} {HERE / 'day.py'}"
         f" --cluster {given.cluster} --hours 24 --length 60"
     )
 

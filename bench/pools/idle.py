@@ -113,7 +113,7 @@ def measured(side, mark, given):
     with side as (cluster, client, _):
         client.upload_file(TERRAIN)
         computed(given, mark)
-        took = time.time() - begun - 2 * (given.pause or 0)
+        took = time.time() - begun - 2 * (given.pause or 0)  # two results were looked at
         time.sleep(1)  # until workers have told of the last task
         metrics = cluster.sync(_metrics, cluster.scheduler)
     jobs = jobs_since(begun)

@@ -30,10 +30,11 @@ from dask_site.cluster.fleet import Fleet
 from dask_site.cluster.folder import ClusterFolder
 from dask_site.cluster.jobs import JobFactory, job_class, job_name
 from dask_site.cluster.panel import Panel
+from dask_site.cluster.plugin import PoolPlugin
 from dask_site.cluster.queue import queue_for
 from dask_site.cluster.reaper import Reaper
 from dask_site.cluster.records import Table, job_table
-from dask_site.cluster.scheduler import PoolPlugin, PoolScheduler
+from dask_site.cluster.scheduler import PoolScheduler
 from dask_site.cluster.summary import Summary
 from dask_site.faults.judge import Judge
 from dask_site.placement.pool import register

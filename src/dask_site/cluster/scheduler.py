@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import dask.config
 from dask.utils import key_split, parse_timedelta
-from distributed import Scheduler, SchedulerPlugin
+from distributed import Scheduler
 from distributed.core import Status
 from distributed.scheduler import DEFAULT_EXTENSIONS
 
 from dask_site.cluster.feeding import Feeding
-from dask_site.cluster.guard import guarded, nothing, switch_off
+from dask_site.cluster.guard import guarded, nothing
 from dask_site.cluster.resources import countable, pool_of_resource, pool_resource
 from dask_site.cluster.shuffles import PoolShufflePlugin
-from dask_site.cluster.summary import Summary
 from dask_site.dashboards import serving
 from dask_site.dashboards.places import Places
 from dask_site.placement.graph import Placer, inherit
@@ -35,7 +34,6 @@ from dask_site.scaling.durations import Durations
 from dask_site.upstream.schedulers import HookedScheduler
 
 if TYPE_CHECKING:
-    from dask_site.cluster.records import JobRecord
     from dask_site.faults.judge import Judge
     from dask_site.site import Site
 
@@ -59,9 +57,6 @@ _UNFINISHED = frozenset({"waiting", "queued", "no-worker", "processing"})
 _MOST_REFUSED = 10_000
 # Between what nobody gave a priority and the least that a user gives.
 _FIRST = 0.5
-_UNCOUNTED = (
-    "work is not counted any more, so pools can't follow it: cluster.scale(...) sets them by hand"
-)
 
 
 class PoolScheduler(HookedScheduler):
@@ -652,53 +647,3 @@ def _stimulus(what: str) -> str:
 
 def _pool_of(ws: Any) -> str | None:
     return next(filter(None, map(pool_of_resource, ws.resources)), None)
-
-
-class PoolPlugin(SchedulerPlugin):
-    """Tells the cluster of workers that come and go, and counts work by pool."""
-
-    name = "dask-site-pools"
-
-    def __init__(self, fleet: Any, summary: Summary) -> None:
-        self._fleet = fleet
-        self._summary = summary
-        self._job_of: dict[str, JobRecord] = {}
-
-    async def start(self, scheduler: PoolScheduler) -> None:
-        """Keep the counters of the scheduler."""
-        self._demand = scheduler.demand
-
-    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """Match a worker to the job that brought it."""
-        ws = scheduler.workers[worker]
-        record = self._fleet.worker_joined(str(ws.name), worker, ws.extra.get("node") or ws.host)
-        if record is None:
-            return
-        self._job_of[worker] = record
-        if not record.live:
-            # It joins although its job was given back: the job was running before it could be
-            # cancelled. What it may have been handed already goes elsewhere.
-            retiring = scheduler.retire_workers(workers=[worker], close_workers=True, remove=True)
-            self._retiring = asyncio.ensure_future(retiring)
-
-    def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:  # noqa: ARG002  # distributed's signature
-        """Tell the job that one of its workers left."""
-        self._job_of.pop(worker, None)
-        self._fleet.worker_left(worker)
-
-    def transition(self, key: Any, start: str, finish: str, *_: Any, **kwargs: Any) -> None:
-        """Count a change of state, and a task that was computed."""
-        try:
-            ts = self._demand.transition(key, start, finish)
-            if start == "processing" and finish == "memory":
-                self._computed(ts, kwargs.get("worker", ""), kwargs.get("startstops") or ())
-        except Exception:
-            # Without a call more: it runs several times for each task.
-            switch_off(self, "transition", nothing, _UNCOUNTED)
-
-    def _computed(self, ts: Any, worker: str, startstops: Any) -> None:
-        job = self._job_of.get(worker)
-        if job is not None:
-            if not job.computed:
-                self._fleet.computed(job)
-            self._summary.computed(job.pool, ts.prefix.name, startstops)
