@@ -12,9 +12,9 @@ import distributed
 import distributed.utils
 import pytest
 from dask._task_spec import Task
-from distributed import Scheduler
+from distributed import Client, Scheduler
 from distributed.collections import HeapSet
-from distributed.core import AsyncTaskGroup, Server
+from distributed.core import AsyncTaskGroup, PooledRPCCall, Server
 from distributed.exceptions import Reschedule
 from distributed.scheduler import (
     ALL_TASK_STATES,
@@ -135,6 +135,14 @@ def test_who_hands_out_the_queue_is_asked_for_the_worker():
     source = inspect.getsource(Scheduler._transition_queued_processing)
     assert "if ws := self.decide_worker_rootish_queuing_enabled():" in source, VERSION
     assert "peek" in dir(HeapSet), VERSION
+
+
+def test_clients_of_this_process_are_known():
+    """upstream/clients.py: what they have sent is part of what a cluster explains."""
+    source = inspect.getsource(Client)
+    assert "Client._instances.add(self)" in source, VERSION
+    assert "self.futures = dict()" in source, VERSION
+    assert "def address" in inspect.getsource(PooledRPCCall), VERSION
 
 
 def test_a_task_moves_for_what_that_takes():

@@ -57,6 +57,15 @@ def lines_of(explanation):
     return {line.needs: dict(line.tasks) for line in explanation.tasks}
 
 
+def test_what_was_just_submitted_is_there(cluster, client, gate):
+    for number in range(5):
+        waits = dask.delayed(wait_for)(str(gate), number, dask_key_name=f"just-{number}")
+        mine = client.compute(on_a_gpu(dask.delayed(list)([waits] * 100)))
+        assert lines_of(cluster.explain())["nothing in particular"]
+        assert lines_of(cluster.explain(mine))
+        mine.cancel()
+
+
 def test_work_by_need_and_state(cluster, client, gate):
     with pool("highmem"):
         wide = client.map(wait_for, [str(gate)] * 5, range(5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 from collections import Counter, defaultdict
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from itertools import islice
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from dask.base import collections_to_expr, unpack_collections
@@ -26,6 +28,7 @@ from dask_site.cluster.reasons import (
 from dask_site.cluster.records import PENDING, SUBMITTING, Table
 from dask_site.placement.graph import Around
 from dask_site.placement.matching import Shape
+from dask_site.upstream.clients import clients_of
 from dask_site.upstream.graphs import convert_legacy_graph
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 #: Columns of tasks, in the order in which they are shown.
 STATES = (PLANNED, WAITING, READY, RUNNING, DONE, ERRED)
+# Seconds for which what was submitted may take to come to the scheduler, and between looks.
+_ARRIVING, _MOMENT = 5.0, 0.02
 _FACES = {
     "processing": RUNNING,
     "queued": READY,
@@ -204,7 +209,22 @@ class Explainer:
 
     async def everything(self) -> Explanation:
         """Explain all unfinished work of the cluster."""
+        await self._arrived()
         return self.now()
+
+    async def _arrived(self) -> None:
+        """Wait for graphs that programs of this process have sent, and that are on their way."""
+        end = monotonic() + _ARRIVING
+        while self._is_awaited() and monotonic() < end:
+            await asyncio.sleep(_MOMENT)
+
+    def _is_awaited(self) -> bool:
+        known = self._scheduler.tasks
+        return any(
+            future.status == "pending" and key not in known
+            for client in clients_of(self._scheduler.address)
+            for key, future in list(client.futures.items())
+        )
 
     def now(self) -> Explanation:
         """Explain all unfinished work of the cluster, from within the event loop."""
@@ -227,6 +247,7 @@ class Explainer:
         self, keys: Iterable[Any], graph: Mapping[Any, Any], around: Around
     ) -> Explanation:
         """Explain the work behind some keys, and a graph that is not submitted yet."""
+        await self._arrived()
         tasks: dict[Shape, Counter[str]] = {}
         seconds: dict[Shape, float] = defaultdict(float)
         unfinished = set()
