@@ -3,7 +3,11 @@
 Tile by tile: how far each place lies above the mean and above the median of its surroundings, at
 several scales (the topographic position index), for which any node will do. On a GPU: the sun over
 one day. On a node with much memory: where water runs, over the whole terrain. The last two are
-functions of examples/winter_sun.py; NumPy stands in for CuPy on all sides.
+functions of examples/winter_sun.py.
+
+Without GPUs, NumPy computes the sun in coarse steps, and then its task waits as long as a GPU would
+be busy with fine ones, alone: a GPU takes nothing from the processors beside it. One task at a time
+has a GPU, on all sides.
 
 As one submission, or, with `--pause`, as in a notebook: each of the three is asked for when its
 user has seen what came of the one before, and what was computed stays on the cluster meanwhile.
@@ -12,14 +16,17 @@ Against dask-jobqueue's SLURMCluster with `adapt` and one pool that fits everyth
 memory of the last step. In whole nodes; in jobs with the cores that the site gives to two GPUs; and
 in jobs with one core and one GPU, the least that there is to hold.
 
-What is idle is what was held, by Slurm's accounts, without the processor time that the work takes:
-the least of all sides, since what is lost and computed again is no work.
+What is idle is what was held, by Slurm's accounts, without the work: what GPUs were waited for, and
+the processor time, the least of all sides, since what is lost and computed again is no work.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
+import itertools
+import os
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -58,8 +65,31 @@ def above_median(height, edge):
     return (height - median_filter(height, size=2 * edge + 1))[edge:-edge, edge:-edge]
 
 
+def sunlight(height, step, seconds):
+    """The sunlight of a tile, for which a GPU of this job is busy."""
+    light = terrain.sunlight(height, step)
+    with a_gpu():
+        time.sleep(seconds)
+    return light
+
+
+@contextlib.contextmanager
+def a_gpu():
+    """Have one of this process's GPUs for oneself, among all threads and processes of the job."""
+    gpus, job = os.environ["CUDA_VISIBLE_DEVICES"].split(","), os.environ["SLURM_JOB_ID"]
+    with contextlib.ExitStack() as opened:
+        locks = [opened.enter_context(Path(f"/dev/shm/{job}-{gpu}").open("w")) for gpu in gpus]
+        for lock in itertools.cycle(locks):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.01)
+        yield
+
+
 def computed(given, mark):
-    """Compute all of it, and return the sizes of the results."""
+    """Compute all of it, and return how many tiles there are."""
 
     def seen(*results):
         if given.pause:
@@ -85,12 +115,15 @@ def computed(given, mark):
         for edge in given.edges
     ]
     seen(*relief)
-    sunlight = mark(gpu=1)(terrain.sunlight)
-    sun = height.map_overlap(sunlight, depth=terrain.HALO, step=given.step, **tiles).persist()
+    on_gpu = mark(gpu=1)(sunlight)
+    sun = height.map_overlap(
+        on_gpu, depth=terrain.HALO, step=given.step, seconds=given.gpu_seconds, **tiles
+    ).persist()
     seen(sun.mean())
     catchments = mark(pool="highmem")(terrain.catchments)
     streams = dask.delayed(catchments)(height, sun).persist()
-    return dask.compute(streams, *relief)
+    dask.compute(streams, *relief)
+    return height.npartitions
 
 
 def nothing(**_):
@@ -108,16 +141,16 @@ def peer(cores, gpus, memory, most):
 
 
 def measured(side, mark, given):
-    """Return what was held, and the processor time of each part of the work."""
+    """Return what was held, and the work: each part's processor time, and that of GPUs."""
     begun = time.time()
     with side as (cluster, client, _):
         client.upload_file(TERRAIN)
-        computed(given, mark)
+        tiles = computed(given, mark)
         took = time.time() - begun - 2 * (given.pause or 0)  # two results were looked at
         time.sleep(1)  # until workers have told of the last task
         metrics = cluster.sync(_metrics, cluster.scheduler)
     jobs = jobs_since(begun)
-    work = Counter()
+    work = Counter(gpu=tiles * given.gpu_seconds)
     for name, seconds in metrics.items():
         work[next((part for part in ("sunlight", "catchments") if part in name), "rest")] += seconds
     cost = sum(
@@ -144,11 +177,12 @@ async def _metrics(scheduler):
 
 def without_work(held, work):
     """Return what was idle of what was held: cores, GPUs, and what they cost."""
-    used = GPU_PRICE * work["sunlight"] + PRICES["highmem"] * work["catchments"]
+    used = GPU_PRICE * work["gpu"] + PRICES["highmem"] * work["catchments"]
     used += PRICES["standard"] * work["rest"]
+    processors = work["sunlight"] + work["catchments"] + work["rest"]
     return {
-        "cores": round(held["cores"] - sum(work.values()), 1),
-        "gpus": round(held["gpus"] - work["sunlight"], 1),
+        "cores": round(held["cores"] - processors, 1),
+        "gpus": round(held["gpus"] - work["gpu"], 1),
         "cost": round(held["cost"] - used / 3600, 4),
     }
 
@@ -160,7 +194,8 @@ def main():
     parser.add_argument("--peers", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--pause", type=float, help="seconds for looking at each result")
     parser.add_argument("--tile", type=int, nargs=2, default=(202, 322), help="rows and columns")
-    parser.add_argument("--step", type=float, default=0.05, help="of the sun, in hours (0.05)")
+    parser.add_argument("--step", type=float, default=0.5, help="of the sun, in hours (0.5)")
+    parser.add_argument("--gpu-seconds", type=float, default=1.5, help="for each tile (1.5)")
     parser.add_argument("--scales", type=int, nargs="+", default=range(7, 31, 3))
     parser.add_argument("--edges", type=int, nargs="+", default=range(3, 13))
     given = parser.parse_args()
@@ -172,7 +207,7 @@ def main():
         for name in given.peers:
             sides[name] = measured(peer(**SHAPES[name]), nothing, given)
             note(f"{name}:", sides[name])
-        parts = ("sunlight", "catchments", "rest")
+        parts = ("gpu", "sunlight", "catchments", "rest")
         work = {part: min(side["work"][part] for side in sides.values()) for part in parts}
         for side in sides.values():
             side["idle"] = without_work(side, work)

@@ -131,6 +131,18 @@ def test_workers_that_no_work_reaches_go_again(make):
 
 
 @pytest.mark.slow
+def test_a_dear_worker_goes_when_its_own_work_is_done_whatever_cheap_ones_have(make):
+    cluster = make(cpu={"max_jobs": 1})
+    cluster.adapt(target_duration=60, idle=1)
+    with cluster.get_client() as client:
+        busy = client.map(sleepy, range(300), pure=False)
+        own = client.submit(in_much_memory, 1, pure=False)
+        assert own.result() == "highmem"
+        assert until(lambda: workers(cluster)["highmem"] == 0, 20)
+        assert sum(not f.done() for f in busy) > 100, "long before the end"
+
+
+@pytest.mark.slow
 def test_drops_for_a_dearer_pool_gather_until_they_are_worth_a_job(make):
     cluster = make()
     cluster.adapt(target_duration=30)

@@ -51,6 +51,7 @@ class Stage:
         self.trouble = ""
         self.records = []
         self.workers = {}
+        self.resting = []
         self.unrunnable = []
         self.judge = SimpleNamespace(waiting=set(), events=deque(), troubles=dict)
 
@@ -80,6 +81,7 @@ class Stage:
             judge=self.judge,
             shuffles=shuffles,
             workers=self.workers,
+            resting=SimpleNamespace(workers=self.resting),
             unrunnable=self.unrunnable,
             host_info={"node1": {}},
         )
@@ -114,6 +116,23 @@ def test_paused_workers_are_named(stage):
     assert reason.startswith("2 workers of pool 'cpu' are paused: cpu-2 uses 88% of its memory")
     assert "cluster.scale_down('cpu-2')" in reason
     assert "paused" not in str(stage.of((ON_GPU, {READY: 1})))
+
+
+def test_workers_that_nobody_asks_for_are_told(stage):
+    for number, name in enumerate(("cpu", "big-mem", "gpu", "gpu")):
+        stage.job(name, RUNNING, workers={f"w{number}": f"{name}-{number}"})
+        if number:
+            stage.resting.append(SimpleNamespace(address=f"w{number}"))
+    (reason,) = stage.of((ON_BIG, {READY: 1}))
+    assert reason == (
+        "1 worker of pool 'big-mem' is not needed any more: what cheaper workers can do goes to "
+        "those, and it leaves when idle."
+    )
+    (reason,) = stage.of((ON_GPU, {READY: 1}))
+    assert reason.startswith("2 workers of pool 'gpu' are not needed any more")
+    assert reason.endswith("and they leave when idle.")
+    (reason,) = stage.of((ORDINARY, {READY: 30}))
+    assert reason.startswith("Nothing is held up")
 
 
 @pytest.mark.parametrize(

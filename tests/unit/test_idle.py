@@ -37,7 +37,7 @@ class Stage:
         self.given_back = []
         self.shuffling = set()
         scheduler = Some(workers=self.workers, in_shuffle=lambda ws: ws.address in self.shuffling)
-        fleet = Some(job_of=self.records.get)
+        fleet = Some(job_of=self.records.get, of=self.of)
         retirement = Some(retire=lambda records, **_: self.given_back.extend(records))
         scaling = Some(cost_of_losing=self.held_by, retirement=retirement)
         waits = Some(expected=lambda pool: 0.0)
@@ -48,6 +48,9 @@ class Stage:
 
     def held_by(self, record):
         return sum(self.workers[a].nbytes for a in record.workers)
+
+    def of(self, pool):
+        return [r for r in self.records.values() if r.pool == pool and r.live]
 
     def job(self, pool="cpu", held=0, memory=GIB, tasks=0):
         n = len(self.records)
@@ -132,6 +135,27 @@ def test_as_many_stay_as_the_last_seconds_took(monkeypatch, seconds, gone):
     ordinary = Matcher(SITE).shape(None)
     stage.idle.worked([Work(ordinary, 50, seconds / 2), Work(ordinary, 50, seconds / 2)])
     stage.idle.give_back(SITE.pools["cpu"], list(stage.records.values()), 3, LIMITS)
+    assert len(stage.given_back) == gone
+
+
+@pytest.mark.parametrize(
+    ("needs", "cheaper", "gone"),
+    [(None, False, 0), (None, True, 1), ({"pool:highmem": 1}, True, 0)],
+    ids=["nobody else is there", "a cheaper one has it", "its own"],
+)
+def test_work_that_cheaper_workers_could_have_keeps_no_dear_one(monkeypatch, needs, cheaper, gone):
+    now = 1000.0
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    stage, pool, limits = Stage(), SITE.pools["highmem"], {**LIMITS, "cpu": Limits(0, 1)}
+    stage.idle.grace = 1.0
+    dear = [stage.job("highmem")]
+    if cheaper:
+        stage.job(tasks=1)
+    stage.scheduler.running = list(stage.workers.values())
+    stage.idle.give_back(pool, dear, 1, limits)
+    now += 1.0
+    stage.idle.worked([Work(Matcher(SITE).shape(needs), 50, 2.0)])
+    stage.idle.give_back(pool, dear, 1, limits)
     assert len(stage.given_back) == gone
 
 

@@ -65,6 +65,7 @@ class Reasons:
         reasons += self._of_restrictions(keys)
         reasons += self._of_shuffles(keys)
         reasons += [reason for pool in pools for reason in self._of_paused(pool)]
+        reasons += [reason for pool in pools for reason in self._of_unasked(pool)]
         reasons += [reason for pool in pools for reason in self._of_jobs(pool)]
         reasons += self._of_losses(keys)
         ready = sum(counted[READY] for counted in tasks.values())
@@ -127,6 +128,16 @@ class Reasons:
                 f"{fullest.name} uses {_memory_share(fullest):.0%} of its memory and begins "
                 "nothing before that is less. If tasks leave it behind (a leak, a cache): "
                 f"cluster.scale_down({str(fullest.name)!r}) gives the worker back."
+            )
+
+    def _of_unasked(self, pool: Pool) -> Iterator[str]:
+        addresses = {a for record in self._fleet.of(pool.name) for a in record.workers}
+        resting = sum(ws.address in addresses for ws in self._scheduler.resting.workers)
+        if resting:
+            yield (
+                f"{_counted(resting, 'worker')} of pool {pool.name!r} "
+                f"{'is' if resting == 1 else 'are'} not needed any more: what cheaper workers can "
+                f"do goes to those, and {'it leaves' if resting == 1 else 'they leave'} when idle."
             )
 
     def _of_limits(self, pool: Pool, rules: Rules, live: list[JobRecord]) -> Iterator[str]:

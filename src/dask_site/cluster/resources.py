@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ def pool_resource(pool_name: str) -> str:
 def pool_of_resource(resource: str) -> str | None:
     """Return the pool that a Dask resource stands for; None if it stands for something else."""
     return resource.removeprefix(_PREFIX) if resource.startswith(_PREFIX) else None
+
+
+def pool_of(resources: Iterable[str]) -> str | None:
+    """Return the pool of a worker, as its resources tell; None if it is of none."""
+    return next(filter(None, map(pool_of_resource, resources)), None)
 
 
 def pool_restriction(pool_name: str) -> dict[str, float]:

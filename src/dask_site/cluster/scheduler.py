@@ -23,7 +23,8 @@ from distributed.scheduler import DEFAULT_EXTENSIONS
 
 from dask_site.cluster.feeding import Feeding
 from dask_site.cluster.guard import guarded, nothing
-from dask_site.cluster.resources import countable, pool_of_resource, pool_resource
+from dask_site.cluster.resources import countable, pool_of, pool_resource
+from dask_site.cluster.resting import Resting
 from dask_site.cluster.shuffles import PoolShufflePlugin
 from dask_site.dashboards import serving
 from dask_site.dashboards.places import Places
@@ -91,6 +92,8 @@ class PoolScheduler(HookedScheduler):
         How many clients wait for a worker that takes their data.
     workers_come : bool
         Whether there are jobs that bring workers, or have brought them.
+    resting : Resting
+        Workers that nobody asks for, see `let_rest`.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class PoolScheduler(HookedScheduler):
         # seconds it takes tasks in all.
         self._ending: list[tuple[float, float, Any]] = []
         self._not_for_root_tasks: set[Any] = set()
+        self.resting = Resting({name: rank for rank, name in enumerate(site.pools)})
         # Of the longest root task that they were chosen for.
         self._root_seconds = 0.0
         self._epoch = 0
@@ -166,7 +170,7 @@ class PoolScheduler(HookedScheduler):
             if valid is not None and not valid and ts.loose_restrictions:
                 # The workers that it would like best are gone.
                 valid = self._workers_with(restrictions) if restrictions else None
-            if valid is None and self._exclusive_workers:
+            if valid is None and (self._exclusive_workers or self.resting):
                 self._refresh_places()
                 valid = self._open
         return self._lasting(ts, valid) if self._ending else valid
@@ -180,13 +184,14 @@ class PoolScheduler(HookedScheduler):
         return workers
 
     def _look_up(self, restrictions: Mapping[str, float]) -> set[Any]:
-        return {ws for ws in self.running if self.offers(ws, restrictions)}
+        able = {ws for ws in self.running if self.offers(ws, restrictions)}
+        return self.resting.left_out(able)
 
     def offers(self, ws: Any, restrictions: Mapping[str, float]) -> bool:
         """Say whether a worker, be it paused, is one for tasks with these restrictions."""
         if any(ws.resources.get(name, 0) < amount for name, amount in restrictions.items()):
             return False
-        pool = _pool_of(ws)
+        pool = pool_of(ws.resources)
         return pool is None or pool in self.matcher.shape(restrictions).slots
 
     def is_held(self, ts: Any) -> bool:
@@ -198,7 +203,7 @@ class PoolScheduler(HookedScheduler):
         if as_of != self._places_as_of:
             self._places_as_of = as_of
             self._places.clear()
-            self._open = set(self.running) - self._exclusive_workers
+            self._open = self.resting.left_out(set(self.running) - self._exclusive_workers)
 
     def _lasting(self, ts: Any, valid: set[Any] | None) -> set[Any] | None:
         """Leave out the workers whose job ends before the task would."""
@@ -244,6 +249,30 @@ class PoolScheduler(HookedScheduler):
         self._leave_out_for(longest)
         if before - self._not_for_root_tasks:
             self.stimulus_queue_slots_maybe_opened(stimulus_id=_stimulus("lasting"))
+
+    def let_rest(self, addresses: Iterable[str], seconds: float) -> None:
+        """Keep what cheaper workers can do off those that nobody asks for any more.
+
+        Else one of a dear pool that gets one ordinary task after another would never be idle.
+
+        Parameters
+        ----------
+        addresses : iterable of str
+            All of them, each time anew.
+        seconds : float
+            What they have and can't begin within that is handed to others.
+        """
+        before = self.resting.workers
+        new = self.resting.only(ws for a in addresses if (ws := self.workers.get(a)) is not None)
+        concerned = before | self.resting.workers
+        if not concerned:
+            return
+        self._epoch += 1
+        for ws in concerned:
+            self.check_idle_saturated(ws)
+        for ws in new:
+            self.take_back(ws.address, seconds)
+        self.stimulus_queue_slots_maybe_opened(stimulus_id=_stimulus("rest"))
 
     def try_again(self) -> None:
         """Look for a worker for what had none, as when a worker comes."""
@@ -324,9 +353,7 @@ class PoolScheduler(HookedScheduler):
             self._feeding.took(ts, ws)
 
     def _may_be_fed(self, ws: Any) -> bool:
-        if ws not in self.running:
-            return False
-        return ws not in self._exclusive_workers and ws not in self._not_for_root_tasks
+        return ws in self.running and not self._gets_no_roots(ws)
 
     def decide_worker_rootish_queuing_enabled(self) -> Any:
         """Return the worker for a root task."""
@@ -334,8 +361,16 @@ class PoolScheduler(HookedScheduler):
 
     @guarded(nothing, "ordinary tasks may run on exclusive workers, and on those that end soon")
     def _keep_queue_off(self, ws: Any) -> None:
-        if ws in self._exclusive_workers or ws in self._not_for_root_tasks:
+        if self._gets_no_roots(ws):
             self.idle_task_count.discard(ws)
+
+    def _gets_no_roots(self, ws: Any) -> bool:
+        if ws in self._exclusive_workers or ws in self._not_for_root_tasks:
+            return True
+        if ws not in self.resting.workers:
+            return False
+        self._refresh_places()
+        return ws not in self._open
 
     def add_resources(self, worker: str, resources: dict[str, float] | None = None) -> Any:
         """Note an exclusive worker: its resources tell its pool."""
@@ -360,6 +395,7 @@ class PoolScheduler(HookedScheduler):
         self._exclusive_workers.discard(ws)
         self._feeding.left(ws)
         self._not_for_root_tasks.discard(ws)
+        self.resting.left(ws)
         self._ending = [end for end in self._ending if end[2] is not ws]
 
     def handle_worker_status_change(self, status: Any, worker: Any, stimulus_id: str) -> None:
@@ -643,7 +679,3 @@ async def _awaited(work: Awaitable[Any]) -> None:
 
 def _stimulus(what: str) -> str:
     return f"{_STIMULUS}-{what}-{time()}"
-
-
-def _pool_of(ws: Any) -> str | None:
-    return next(filter(None, map(pool_of_resource, ws.resources)), None)

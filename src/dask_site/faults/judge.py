@@ -18,7 +18,7 @@ from distributed import SchedulerPlugin
 
 from dask_site.cluster.records import CLOSING, ENDED, JobRecord
 from dask_site.cluster.resources import MEMORY as MEMORY_RESOURCE
-from dask_site.cluster.resources import pool_of_resource
+from dask_site.cluster.resources import pool_of
 from dask_site.faults import ruling, story
 from dask_site.faults.blackbox import TOPIC
 from dask_site.faults.errors import TaskCrashed, TaskOutOfMemory
@@ -270,7 +270,7 @@ class Judge(SchedulerPlugin):
         self._early[address] = (now, before + evidence)
 
     def _case(self, ws: Any, record: JobRecord | None) -> _Case:
-        pool = record.pool if record is not None else _pool_of(ws)
+        pool = record.pool if record is not None else pool_of(ws.resources) or ""
         memory = int(ws.resources.get(MEMORY_RESOURCE, 0)) or int(ws.memory_limit or 0)
         node = (record.node if record is not None else "") or str(ws.host)
         _, evidence = self._early.pop(ws.address, (0.0, Evidence()))
@@ -582,10 +582,6 @@ def _by_guess(ws: Any) -> tuple[Any, ...]:
         rest = sorted((ts for ts in ws.processing if ts not in seen), key=lambda ts: ts.priority)
         seen |= dict.fromkeys(rest[:room])
     return tuple(ts.key for ts in seen)
-
-
-def _pool_of(ws: Any) -> str:
-    return next(filter(None, map(pool_of_resource, ws.resources)), None) or ""
 
 
 def _cancel(timers: Iterable[asyncio.TimerHandle]) -> None:

@@ -28,6 +28,7 @@ from dask_site.scaling.paused import PausedJobs
 from dask_site.scaling.plan import Limits, Work, plan
 from dask_site.scaling.rules import Rules, bounded, rules_of
 from dask_site.scaling.starved import Starved
+from dask_site.scaling.unasked import Unasked
 from dask_site.scaling.walltimes import Walltimes
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ _EVERY = 1.0
 _SHARE = 20
 _FAILURES = 3
 _HISTORY = 3600
+# Seconds in which a worker that nobody asks for begins what it has.
+_BEGUN_BEFORE_REST = 5.0
 # Seconds after which a trouble that lasts is logged again.
 _REMIND = 600.0
 
@@ -127,6 +130,7 @@ class Controller:
         self._paused_jobs = PausedJobs(scheduler)
         self._growth = Growth(self.rules)
         self.starved = {name: Starved(name, scheduler, self.idle) for name in self.rules}
+        self._unasked = Unasked(scaling.cost_of_losing)
         self._drops = Gathering()
         self.gathering: set[str] = set()
         # Of waiting work by shape: seconds from when the first is ready until the last is.
@@ -231,6 +235,7 @@ class Controller:
                 lasting = self._growth.lasting(name, wanted[name], there, rules.least)
                 self.scaling.targets[name] = self._that_get_work(pool, lasting, live[name], cells)
             self._supply(pool, rules, live[name], cells, limits)
+        self._let_rest(live)
         self._scheduler.workers_come = any(live.values())
         self.history.append(self._sample(cells, live))
 
@@ -381,6 +386,17 @@ class Controller:
             self._ask(pool, rules, live, missing)
         elif rules.by_demand:
             self.idle.give_back(pool, staying, -missing, limits)
+
+    def _let_rest(self, live: Mapping[str, list[JobRecord]]) -> None:
+        """Have work that cheaper workers can do kept off those that nobody asks for."""
+        staying = {}
+        _cheapest, *dearer = self.rules
+        for name in dearer:
+            if self.rules[name].by_demand:
+                wanted = -(-self.scaling.targets[name] // self._site.pools[name].processes)
+                jobs = [r for r in self._staying(live[name]) if r.live]
+                staying[name] = (wanted, jobs)
+        self._scheduler.let_rest(self._unasked.among(staying), _BEGUN_BEFORE_REST)
 
     def _of_no_use(
         self, pool: Pool, rules: Rules, staying: list[JobRecord], cells: list[Cell]

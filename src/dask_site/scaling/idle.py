@@ -152,15 +152,21 @@ class IdleJobs:
         """Return how many workers the work of the last seconds took.
 
         Tasks that come one by one are done before anybody looks, and there is never one that
-        asks for a worker.
+        asks for a worker. What could go to workers of cheaper pools that are there keeps none.
         """
+        cheaper = [name for name in self._rank if self._rank[name] < self._rank[pool.name]]
+        cheaper = [name for name in cheaper if any(r.workers for r in self._fleet.of(name))]
         since = monotonic() - grace
         recent: dict[Shape, tuple[float, float]] = {}
         for when, works in self._done:
             for work in works if when >= since else ():
                 tasks, seconds = recent.get(work.shape, (0.0, 0.0))
                 recent[work.shape] = (tasks + work.tasks, seconds + work.seconds)
-        works = [Work(shape, *both) for shape, both in recent.items()]
+        works = [
+            Work(shape, *both)
+            for shape, both in recent.items()
+            if shape.slots.keys().isdisjoint(cheaper)
+        ]
         return plan(works, limits, grace).get(pool.name, 0)
 
     def _retire(self, pool: Pool, ripe: list[JobRecord]) -> None:
