@@ -72,7 +72,7 @@ def main():
         waited = cluster._waits.expected("gpu")
         for pair in range(given.pairs):
             for ahead in (False, True) if pair % 2 else (True, False):
-                cluster._controller.look_ahead = ahead
+                cluster._controller.prospects.look_ahead = ahead
                 took = run(given.before, given.after)
                 times[ahead].append(took)
                 note(f"look_ahead={ahead}: {took:.1f} s")

@@ -18,6 +18,7 @@ from distributed.core import AsyncTaskGroup, PooledRPCCall, Server
 from distributed.exceptions import Reschedule
 from distributed.scheduler import (
     ALL_TASK_STATES,
+    DEFAULT_EXTENSIONS,
     SchedulerState,
     TaskPrefix,
     TaskState,
@@ -95,6 +96,14 @@ def test_what_the_scheduler_keeps_of_workers_and_tasks():
     assert parameters(TaskState.get_nbytes_deps) == ["self"], VERSION
     expected = {"waiting", "queued", "no-worker", "processing", "memory", "erred", "forgotten"}
     assert expected <= set(ALL_TASK_STATES), VERSION
+
+
+def test_stealing_moves_a_task_that_it_is_told_to():
+    """scaling/sharing.py"""
+    assert DEFAULT_EXTENSIONS["stealing"] is WorkStealing, VERSION
+    assert parameters(WorkStealing.move_task_request) == ["self", "ts", "victim", "thief"], VERSION
+    assert {"dependencies", "who_has"} <= set(dir(TaskState)), VERSION
+    assert parameters(TaskState.get_nbytes) == ["self"], VERSION
 
 
 def test_a_ready_task_may_fail_without_having_run():
@@ -206,6 +215,7 @@ def test_the_scheduler_takes_our_shuffle_plugin_and_no_second_one():
             assert s.plugins["shuffle"] is s.extensions["shuffle"], VERSION
             assert {"stealing", "amm", "spans"} <= s.extensions.keys(), VERSION
             assert isinstance(s.idle_task_count, set), VERSION
+            assert s.bandwidth > 0 and s.total_nthreads == 0, VERSION
             assert isinstance(s.unrunnable, dict), VERSION
             assert isinstance(s.host_info, dict), VERSION
 

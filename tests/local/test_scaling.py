@@ -9,6 +9,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import dask
+import dask.array as da
 import numpy as np
 import psutil
 import pytest
@@ -101,29 +102,38 @@ def test_workers_that_the_work_demands_can_be_waited_for_at_once(make):
 
 
 @pytest.mark.slow
-def test_workers_that_no_work_reaches_go_again(make):
-    """Small tasks stay where their inputs lie, and what comes of each is done there at once."""
-    cluster = make(cpu={"max_jobs": 3})
-    cluster.adapt(target_duration=5, idle=1)
+def test_workers_that_come_get_work_though_all_inputs_are_elsewhere(make, tmp_path):
+    """Work stealing alone would bring them one of many short tasks every tenth of a second."""
+    cluster = make()
+    cluster.adapt(cpu=1, highmem=0, target_duration=5, idle=1)
+    ran = tmp_path / "ran"
 
-    def piece(n):
-        return bytes(1000)
-
-    def part(data, n):
-        return n
-
-    def work(n):
-        time.sleep(0.02)
-        return n
+    def smooth(block, n):
+        time.sleep(0.05)
+        with open(ran, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        return block + n
 
     with cluster.get_client() as client:
-        pieces = [dask.delayed(piece, pure=False)(n) for n in range(10)]
-        pieces = list(client.persist(pieces))
-        wait(client.futures_of(pieces))
-        where = {len(held) for held in client.who_has(client.futures_of(pieces)).values()}
-        assert where == {1} and workers(cluster)["cpu"] == 1
-        parts = [dask.delayed(part, pure=False)(pieces[n % 10], n) for n in range(2000)]
-        futures = client.compute([dask.delayed(work, pure=False)(one) for one in parts])
+        tiles = da.zeros((100, 100), chunks=20).persist()
+        wait(tiles)
+        cluster.adapt(cpu=2)
+        several = [tiles.map_overlap(smooth, depth=1 + n % 18, n=n) for n in range(36)]
+        wait(client.persist(several))
+    shares = Counter(ran.read_text().split())
+    del shares[str(os.getpid())]  # where dask finds out what comes of it
+    assert shares.total() == 900 and len(shares) == 2 and min(shares.values()) > 200, shares
+
+
+@pytest.mark.slow
+def test_workers_that_no_work_reaches_go_again(make):
+    cluster = make(cpu={"max_jobs": 3})
+    cluster.adapt(target_duration=5, idle=1)
+    with cluster.get_client() as client:
+        first = client.submit(here, pure=False)
+        wait(first)
+        (where,) = client.who_has(first)[first.key]
+        futures = client.map(slow, range(2000), [0.02] * 2000, pure=False, workers=[where])
         assert until(lambda: workers(cluster)["cpu"] > 1, 60)
         assert until(lambda: workers(cluster)["cpu"] == 1, 60)
         assert sum(not f.done() for f in futures) > 300, "long before the end"

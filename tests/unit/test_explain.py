@@ -68,7 +68,7 @@ class Stage:
         )
         controller = SimpleNamespace(
             rules=self.rules,
-            expected=self.expected,
+            prospects=SimpleNamespace(expected=self.expected),
             gathering=self.gathering,
             starved=self.starved,
             trouble=self.trouble,

@@ -3,7 +3,7 @@
 import pytest
 
 from dask_site.placement.matching import Shape
-from dask_site.scaling.lookahead import LATER, Lookahead
+from dask_site.scaling.lookahead import LATER, Look, Lookahead
 
 CPU = Shape((), {"cpu": 1})
 
@@ -29,7 +29,7 @@ def look(threads=2, delay=0.0):
 
 
 def arrival(tasks, horizon=100.0, rest=0.0, **here):
-    return look(**here).arrival(dict.fromkeys(tasks), horizon, rest)
+    return look(**here).arrival(Look(dict.fromkeys(tasks), horizon, rest))
 
 
 def test_behind_a_barrier_all_the_work_before_it_counts():
@@ -107,9 +107,23 @@ def test_what_waits_for_very_much_costs_no_more_than_the_budget():
     ahead = look()
     Many.looked_at = 0
     for barrier in wide:
-        assert ahead.arrival(dict.fromkeys([barrier]), 100.0, 8.0)[0] == 8.0
+        assert ahead.arrival(Look(dict.fromkeys([barrier]), 100.0, 8.0))[0] == 8.0
         behind = Task(1.0, barrier, Task(2.0))
-        assert ahead.arrival(dict.fromkeys([behind]), 100.0, 8.0)[0] == 8.0
+        assert ahead.arrival(Look(dict.fromkeys([behind]), 100.0, 8.0))[0] == 8.0
     assert Many.looked_at <= 2000
     # Elsewhere it still looks.
-    assert ahead.arrival(dict.fromkeys([Task(1.0, Task(2.0))]), 100.0, 8.0)[0] == 2.0
+    assert ahead.arrival(Look(dict.fromkeys([Task(1.0, Task(2.0))]), 100.0, 8.0))[0] == 2.0
+
+
+def test_what_waits_for_thousands_leaves_what_may_be_looked_at_to_others():
+    inputs = [Task(1e-6) for _ in range(5000)]
+    sums = [Task(0.0, Task(0.0, *inputs)) for _ in range(8)]
+    pairs = [Task(1.0, Task(2.0))]
+    large = Task(5.0, Task(0.0, *[Task(0.01) for _ in range(1200)]))
+    looks = [Look(dict.fromkeys(tasks), 100.0, 80.0) for tasks in (sums, [large], pairs)]
+    ahead = look(threads=1)
+    first, second, third = ahead.arrivals(looks)
+    assert third == (2.0, 2.0), "though it is the last"
+    assert first[0] == 80.0, "judged by the work that is left"
+    assert second[0] == pytest.approx(12.0), "what nobody else needed was enough for it"
+    assert look(threads=1).arrivals([]) == []

@@ -185,7 +185,7 @@ class Reasons:
             yield self._unstaffed(shape, f"{task_count(waiting)}{need}", waiting > 1)
         elif counted[READY] and next(iter(shape.slots)) in self._controller.gathering:
             yield self._gathering(next(iter(shape.slots)), f"{task_count(counted[READY])}{need}")
-        elif shape in self._controller.expected:
+        elif shape in self._controller.prospects.expected:
             yield from self._coming(shape, counted, need)
 
     def _gets_nothing(self, pool: str) -> bool:
@@ -212,7 +212,7 @@ class Reasons:
         )
 
     def _coming(self, shape: Shape, counted: Counter[str], need: str) -> Iterator[str]:
-        ready_in, lead = self._controller.expected[shape]
+        ready_in, lead = self._controller.prospects.expected[shape]
         first = next(iter(shape.slots))
         if not counted[WAITING] or counted[READY] + counted[RUNNING]:
             return

@@ -122,9 +122,9 @@ class PoolScheduler(HookedScheduler):
         # seconds it takes tasks in all.
         self._ending: list[tuple[float, float, Any]] = []
         self._not_for_root_tasks: set[Any] = set()
-        self.resting = Resting({name: rank for rank, name in enumerate(site.pools)})
         # Of the longest root task that they were chosen for.
         self._root_seconds = 0.0
+        self.resting = Resting({name: rank for rank, name in enumerate(site.pools)})
         self._epoch = 0
         self._places: dict[tuple[tuple[str, float], ...], set[Any]] = {}
         self._open: set[Any] = set()

@@ -18,15 +18,15 @@ from dask_site.cluster.records import (
     JobRecord,
     sentence,
 )
-from dask_site.placement.matching import Shape
 from dask_site.scaling.demand import Cell, merged
 from dask_site.scaling.gather import Gathering
 from dask_site.scaling.growth import Growth
 from dask_site.scaling.idle import IdleJobs
-from dask_site.scaling.lookahead import LATER, Lookahead
 from dask_site.scaling.paused import PausedJobs
 from dask_site.scaling.plan import Limits, Work, plan
+from dask_site.scaling.prospects import Prospects
 from dask_site.scaling.rules import Rules, bounded, rules_of
+from dask_site.scaling.sharing import Sharing
 from dask_site.scaling.starved import Starved
 from dask_site.scaling.unasked import Unasked
 from dask_site.scaling.walltimes import Walltimes
@@ -87,17 +87,14 @@ class Controller:
 
     Attributes
     ----------
-    look_ahead : bool
-        Whether work counts that is not ready yet; a benchmark compares both.
     horizon : float
         Seconds in which the work that is ready shall be done.
     idle : IdleJobs
         Gives back what is not needed any more.
     history : deque of Sample
         One a second, or as often as it looks at the work, the last hour.
-    expected : dict of Shape to (float, float)
-        Of work that is not ready yet: in how many seconds it will be, and how long a job takes to
-        come.
+    prospects : Prospects
+        What work there is, and what will be ready when.
     gathering : set of str
         Pools without a job, whose work gathers until it is worth one.
     starved : dict of str to Starved
@@ -114,13 +111,10 @@ class Controller:
         scaling: Scaling,
         waits: Waits,
     ) -> None:
-        self.look_ahead = True
         self.horizon = 60.0
         self.history: deque[Sample] = deque(maxlen=_HISTORY)
         self.rules = {name: rules_of(pool) for name, pool in site.pools.items()}
-        self.expected: dict[Shape, tuple[float, float]] = {}
         self._site = site
-        self._matcher = scheduler.matcher
         self._scheduler = scheduler
         self._fleet = fleet
         self.scaling = scaling
@@ -130,11 +124,11 @@ class Controller:
         self._paused_jobs = PausedJobs(scheduler)
         self._growth = Growth(self.rules)
         self.starved = {name: Starved(name, scheduler, self.idle) for name in self.rules}
+        self.prospects = Prospects(scheduler, scaling, waits)
         self._unasked = Unasked(scaling.cost_of_losing)
+        self._sharing = Sharing(scheduler)
         self._drops = Gathering()
         self.gathering: set[str] = set()
-        # Of waiting work by shape: seconds from when the first is ready until the last is.
-        self._spread: dict[Shape, float] = {}
         self.trouble = ""
         self._remind_at = 0.0
         scaling.kept = self._kept
@@ -222,7 +216,7 @@ class Controller:
         self._walltimes.mind(live, cells, full)
         self._paused_jobs.look(record for records in live.values() for record in records)
         limits = self._limits(live)
-        wanted = plan(self._work(cells, live), limits, self.horizon)
+        wanted = plan(self.prospects.work(cells, live, self.horizon), limits, self.horizon)
         self.gathering = {n for n in wanted if not live[n] and self._gathers(n, cells)}
         for name in self.gathering:
             wanted[name] = self.rules[name].least
@@ -236,101 +230,26 @@ class Controller:
                 self.scaling.targets[name] = self._that_get_work(pool, lasting, live[name], cells)
             self._supply(pool, rules, live[name], cells, limits)
         self._let_rest(live)
+        self._share(live, cells)
         self._scheduler.workers_come = any(live.values())
         self.history.append(self._sample(cells, live))
 
     # -- what work there is ------------------------------------------------------------------
-
-    def _work(self, cells: list[Cell], live: Mapping[str, list[JobRecord]]) -> list[Work]:
-        duration = self._scheduler.seconds_of
-        work = [
-            Work(cell.shape, cell.ready, cell.ready * duration(cell.prefix))
-            for cell in cells
-            if cell.ready
-        ]
-        work += [Work(shape, 1.0, 1.0) for shape in self._shapes_of_shuffles()]
-        self.expected = {}
-        self._spread = {}
-        if not self.look_ahead:
-            return work
-        at_once = self._threads_of(live)
-        ahead = Lookahead(self._matcher, duration, at_once)
-        rest = self._rest(cells, at_once)
-        for cell in cells:
-            if cell.waiting and cell.shape.slots:
-                coming = self._coming(cell, ahead, rest, live)
-                if coming is not None:
-                    work.append(coming)
-        return work
-
-    def _shapes_of_shuffles(self) -> set[Shape]:
-        """Return what the output of shuffles needs that wait for a worker which takes it."""
-        return {waits.shape for waits in self._scheduler.shuffles.waiting.values()}
-
-    def _coming(
-        self,
-        cell: Cell,
-        ahead: Lookahead,
-        rest: dict[Any, float],
-        live: Mapping[str, list[JobRecord]],
-    ) -> Work | None:
-        """Return the waiting tasks for which workers should be asked for now."""
-        lead = min(self.waits.expected(name, live[name]) for name in cell.shape.slots)
-        # A little early: the wait is a median, and durations are estimates.
-        horizon = 1.25 * lead + 2 * _EVERY
-        others = sum(rest.values()) - rest[cell.shape]
-        first, last = ahead.arrival(cell.waiting, max(horizon, self.horizon), others)
-        known = self.expected.get(cell.shape, (LATER, 0.0))[0]
-        self.expected[cell.shape] = (min(known, first), lead)
-        spread = max(0.0, (others if last == LATER else last) - min(first, others))
-        self._spread[cell.shape] = max(spread, self._spread.get(cell.shape, 0.0))
-        if first > horizon:
-            return None
-        count = len(cell.waiting)
-        # Those that become ready one by one need as many workers as come in one horizon.
-        share = 1.0 if spread <= self.horizon else self.horizon / spread
-        if not self._scheduler.is_timed(cell.prefix):
-            share = min(share, 1.0 / count)  # one of them, for the worker that times them
-        seconds = count * self._scheduler.seconds_of(cell.prefix)
-        return Work(cell.shape, max(1.0, count * share), seconds * share)
 
     def _gathers(self, name: str, cells: list[Cell]) -> bool:
         """Say whether the work of a pool that has no job had better gather before it has one."""
         rules = self.rules[name]
         if name == self._site.default_pool or rules.least or not rules.by_demand:
             return False
-        if any(name in shape.slots for shape in self._shapes_of_shuffles()):
+        if any(name in shape.slots for shape in self.prospects.of_shuffles()):
             return False
         own = [cell for cell in cells if next(iter(cell.shape.slots), None) == name]
         if not all(self._scheduler.is_timed(cell.prefix) for cell in own):
             return False  # a worker has to time them
         ready = sum(cell.ready * self._scheduler.seconds_of(cell.prefix) for cell in own)
-        spread = max((self._spread.get(cell.shape, 0.0) for cell in own), default=0.0)
+        spread = max((self.prospects.spread.get(cell.shape, 0.0) for cell in own), default=0.0)
         lead = self.waits.expected(name)
         return self._drops.goes_on(name, ready, spread, lead, max(lead, self.horizon))
-
-    def _rest(self, cells: list[Cell], at_once: Any) -> dict[Shape, float]:
-        """Return the seconds that the unfinished work of each shape takes with what is there."""
-        rest: dict[Shape, float] = {}
-        for cell in cells:
-            seconds = cell.unfinished * self._scheduler.seconds_of(cell.prefix)
-            threads, delay = at_once(cell.shape)
-            took = seconds / max(1, threads)
-            rest[cell.shape] = rest.get(cell.shape, delay) + took
-        return rest
-
-    def _threads_of(self, live: Mapping[str, list[JobRecord]]) -> Any:
-        there = {name: sum(len(r.workers) for r in records) for name, records in live.items()}
-
-        def threads(shape: Shape) -> tuple[int, float]:
-            now = sum(there[name] * slots for name, slots in shape.slots.items())
-            if now or not shape.slots:
-                return now, 0.0
-            first = next(iter(shape.slots))
-            planned = max(1, self.scaling.targets[first]) * shape.slots[first]
-            return planned, self.waits.expected(first, live[first])
-
-        return threads
 
     # -- jobs --------------------------------------------------------------------------------
 
@@ -397,6 +316,17 @@ class Controller:
                 jobs = [r for r in self._staying(live[name]) if r.live]
                 staying[name] = (wanted, jobs)
         self._scheduler.let_rest(self._unasked.among(staying), _BEGUN_BEFORE_REST)
+
+    def _share(self, live: Mapping[str, list[JobRecord]], cells: list[Cell]) -> None:
+        """Have workers that are asked for and have nothing get a part of what others have."""
+        there = self._scheduler.workers
+        asked: list[str] = []
+        for name, records in live.items():
+            addresses = [a for r in self._staying(records) for a in r.workers if a in there]
+            addresses.sort(key=lambda address: not there[address].processing)
+            asked += addresses[: self.scaling.targets[name]]
+        left = sum(cell.unfinished * self._scheduler.seconds_of(cell.prefix) for cell in cells)
+        self._sharing.look(asked, left)
 
     def _of_no_use(
         self, pool: Pool, rules: Rules, staying: list[JobRecord], cells: list[Cell]

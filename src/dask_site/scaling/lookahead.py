@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dask_site.placement.matching import Matcher, Shape
@@ -14,6 +15,25 @@ from dask_site.placement.matching import Matcher, Shape
 _BUDGET = 2000
 _SAMPLES = 2
 LATER = math.inf
+
+
+@dataclass(frozen=True)
+class Look:
+    """Waiting tasks to look at.
+
+    Attributes
+    ----------
+    waiting : dict
+        The tasks, as keys.
+    horizon : float
+        Seconds beyond which it does not matter: LATER is returned.
+    rest : float
+        Seconds that all other work takes, for where the graph is too large to look at.
+    """
+
+    waiting: dict[Any, None]
+    horizon: float
+    rest: float
 
 
 class Lookahead:
@@ -39,30 +59,43 @@ class Lookahead:
         self._duration = duration
         self._threads = threads
         self._budget = _BUDGET
+        self._cut_short = False
         self._chain: dict[Any, float] = {}
         self._left: dict[Any, tuple[Shape, float]] = {}
         self._shape_threads: dict[Shape, tuple[int, float]] = {}
 
-    def arrival(self, waiting: dict[Any, None], horizon: float, rest: float) -> tuple[float, float]:
+    def arrivals(self, looks: Sequence[Look]) -> list[tuple[float, float]]:
+        """Return what `arrival` does, for several: what is soon looked at comes first.
+
+        Else one that waits for thousands would leave nothing of what may be looked at to others.
+        """
+        found = [(LATER, LATER)] * len(looks)
+        left = self._budget
+        again = list(range(len(looks)))
+        for fair in (True, False):
+            now, again = again, []
+            for place, number in enumerate(now):
+                given = left // (len(now) - place) if fair else left
+                self._budget, self._cut_short = given, False
+                found[number] = self.arrival(looks[number])
+                left -= given - self._budget
+                if self._cut_short:
+                    again.append(number)
+        self._budget = left
+        return found
+
+    def arrival(self, look: Look) -> tuple[float, float]:
         """Return when the first and the last of some waiting tasks will be ready, in seconds.
 
         Where each waits for work of its own, the last one waits for that of all.
-
-        Parameters
-        ----------
-        waiting : dict
-            The tasks, as keys.
-        horizon : float
-            Seconds beyond which it does not matter: LATER is returned.
-        rest : float
-            Seconds that all other work takes, for where the graph is too large to look at.
         """
+        waiting, rest = look.waiting, look.rest
         first = list(itertools.islice(waiting, _SAMPLES))
         last = list(itertools.islice(reversed(waiting), _SAMPLES)) if len(first) > 1 else []
         looks: list[tuple[float, set[Any]]] = []
         for ts in dict.fromkeys((*first, *reversed(last))):
             before: set[Any] = set()
-            looks.append((self._ready_in(ts, horizon, rest, before), before))
+            looks.append((self._ready_in(ts, look.horizon, rest, before), before))
         times = [time for time, _ in looks]
         own = looks[-1][1] - looks[0][1]
         return min(times), max(*times, 0.0, min(len(waiting) * self._all_of(own), rest))
@@ -102,6 +135,7 @@ class Lookahead:
         before = ts.waiting_on
         if before:
             if len(before) > self._budget:
+                self._cut_short = True
                 return False
             self._budget -= len(before)
             stack.extend(before)

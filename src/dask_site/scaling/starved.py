@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dask_site.scaling.idle import IdleJobs
 
 _LOOKS = 3
+# More than it takes until what others have is shared, see `Sharing`.
+_LOOKS_IDLE = 5
 # Seconds until more workers are tried again.
 _HOLD = 60.0
 # Seconds of such work for each thread that is there, from which on more threads are worth having.
@@ -71,7 +73,7 @@ class Starved:
         waits = any(self._waits_on(record) for record in staying)
         idle = [r.name for r in staying if waits and r.workers and self._idle.is_idle(r)]
         self._looks = {name: self._looks.get(name, 0) + 1 for name in idle}
-        starved = sum(looks >= _LOOKS for looks in self._looks.values())
+        starved = sum(looks >= _LOOKS_IDLE for looks in self._looks.values())
         now = monotonic()
         if starved:
             self.most, self._until = max(1, len(staying) - starved), now + _HOLD
