@@ -31,11 +31,15 @@ BREAKS = {
     "_begun_anew": ("scheduler", "offers", broken),
     "follow": ("matcher", "shape", broken),
     "transition": ("counter", "_demand", None),
+    "_let_rest": ("controller", "_unasked", None),
+    "_share": ("controller", "_sharing", None),
 }
 
 
-def where(scheduler):
+def where(cluster):
+    scheduler = cluster.scheduler
     return {
+        "controller": cluster._controller,
         "scheduler": scheduler,
         "shuffles": scheduler.shuffles,
         "counter": scheduler.plugins["dask-site-pools"],
@@ -61,8 +65,8 @@ def test_work_is_done_although_a_hook_fails(cluster, client, caplog, hook):
     of, name, value = BREAKS[hook]
     scheduler = cluster.scheduler
     caplog.set_level(logging.WARNING, "dask_site")
-    whole = getattr(where(scheduler)[of], name)
-    setattr(where(scheduler)[of], name, value)
+    whole = getattr(where(cluster)[of], name)
+    setattr(where(cluster)[of], name, value)
     try:
         with dask.config.set({"array.rechunk.method": "p2p"}):
             x = da.random.random((32, 32), chunks=(32, 8)).rechunk((8, 32))
@@ -81,9 +85,11 @@ def test_work_is_done_although_a_hook_fails(cluster, client, caplog, hook):
             cluster.scale(cpu=2)
             assert until(lambda: len(cluster.scheduler.workers) == 5)
         assert total(client) == 190
+        # The controller calls its hooks once a second.
+        assert until(lambda: any(f".{hook} went wrong" in r.message for r in caplog.records), 10)
     finally:
-        setattr(where(scheduler)[of], name, whole)
-        for one in where(scheduler).values():
+        setattr(where(cluster)[of], name, whole)
+        for one in where(cluster).values():
             for switched_off in BREAKS.keys() & vars(one).keys():
                 delattr(one, switched_off)
     said = [r.message for r in caplog.records if f".{hook} went wrong" in r.message]

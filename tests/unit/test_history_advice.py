@@ -259,7 +259,7 @@ def without_pool(kind, rule):
         ("SLURMCluster", "no work", "cluster.adapt(minimum=0, maximum=2)"),
         ("Cluster", "no work", 'cluster.adapt(idle="30 s")'),
         ("scheduler", "no work", "client.shutdown()"),
-        ("SLURMCluster", "few tasks", 'cluster.adapt(maximum=2, target_duration="5 min")'),
+        ("SLURMCluster", "few tasks", 'cluster.adapt(maximum=2, target_duration="5 minutes")'),
         ("SLURMCluster", "short walltime", 'cluster = SLURMCluster(walltime="00:03:20")'),
         ("LocalCluster", "short walltime", "#SBATCH --time=00:03:20"),
     ],

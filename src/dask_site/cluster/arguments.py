@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,10 @@ def seconds_from(name: str, given: Any) -> float | None:
     if given is None:
         return None
     try:
-        seconds = float(parse_timedelta(given))
-    except (KeyError, TypeError, ValueError):
+        # Dask knows "minutes" and "m", but not what people write.
+        words = re.sub(r"mins?\s*$", "minutes", given) if isinstance(given, str) else given
+        seconds = float(parse_timedelta(words))
+    except (AttributeError, KeyError, TypeError, ValueError):
         seconds = -1.0
     if not 0 < seconds < math.inf:
         raise ValueError(f'adapt({name}={given!r}): a time such as "2 min" or 120.')

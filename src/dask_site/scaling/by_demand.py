@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from time import monotonic, thread_time, time
 from typing import TYPE_CHECKING, Any
 
+from dask_site.cluster.guard import guarded, nothing
 from dask_site.cluster.records import (
     FAILED,
     PENDING,
@@ -306,6 +307,7 @@ class Controller:
         elif rules.by_demand:
             self.idle.give_back(pool, staying, -missing, limits)
 
+    @guarded(nothing, "dear workers may stay for what cheaper ones could do")
     def _let_rest(self, live: Mapping[str, list[JobRecord]]) -> None:
         """Have work that cheaper workers can do kept off those that nobody asks for."""
         staying = {}
@@ -317,6 +319,7 @@ class Controller:
                 staying[name] = (wanted, jobs)
         self._scheduler.let_rest(self._unasked.among(staying), _BEGUN_BEFORE_REST)
 
+    @guarded(nothing, "workers that come when others have everything may stay without work")
     def _share(self, live: Mapping[str, list[JobRecord]], cells: list[Cell]) -> None:
         """Have workers that are asked for and have nothing get a part of what others have."""
         there = self._scheduler.workers

@@ -75,7 +75,7 @@ def fewer_workers(history: ClusterHistory) -> str:
     """Return what lets fewer workers do the work, for longer."""
     if history.cluster.kind in {_OWN, _LOCAL, *_QUEUES}:
         most = "" if history.cluster.kind == _OWN else f"maximum={_workers(history)}, "
-        return f'cluster.adapt({most}target_duration="5 min")'
+        return f'cluster.adapt({most}target_duration="5 minutes")'
     return "# start fewer workers, with fewer threads: dask worker --nworkers, --nthreads"
 
 
