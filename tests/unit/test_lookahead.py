@@ -127,3 +127,15 @@ def test_what_waits_for_thousands_leaves_what_may_be_looked_at_to_others():
     assert first[0] == 80.0, "judged by the work that is left"
     assert second[0] == pytest.approx(12.0), "what nobody else needed was enough for it"
     assert look(threads=1).arrivals([]) == []
+
+
+def test_a_second_look_that_would_see_less_changes_nothing():
+    def two_behind(inputs):
+        return [
+            Task(1.0, Task(0.0, *[Task(0.0005) for _ in range(inputs)], Task(0.1 * n)))
+            for n in (1, 2)
+        ]
+
+    looks = [Look(dict.fromkeys(two_behind(inputs)), 100.0, 500.0) for inputs in (700, 500)]
+    first, second = look(threads=1).arrivals(looks)
+    assert first[0] == pytest.approx(0.45) and second[0] == pytest.approx(0.35)

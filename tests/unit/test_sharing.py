@@ -23,7 +23,15 @@ class Stage:
         self.moved = {}
         names = [f"w{n}" for n in range(1 + others)]
         self.workers = {
-            name: Thing(address=name, nthreads=1, processing={}, memory_limit=100 * MIB)
+            name: Thing(
+                address=name,
+                nthreads=1,
+                processing={},
+                executing={},
+                long_running=set(),
+                memory_limit=100 * MIB,
+                resources={"pool:cpu": 9},
+            )
             for name in names
         }
         self.full, *self.idle = self.workers.values()
@@ -43,7 +51,7 @@ class Stage:
         self.sharing = Sharing(self.scheduler)
 
     def move(self, ts, victim, thief):
-        assert victim is self.full
+        assert ts in victim.processing
         self.moved.setdefault(thief.address, []).append(ts.key)
 
     def look(self, seconds=60.0, times=2, addresses=None):
@@ -111,3 +119,32 @@ def test_no_more_than_is_soon_moved():
 def test_at_most_a_thousand_in_one_look():
     moved = Stage(tasks=10_000, others=3).look()
     assert [len(keys) for keys in moved.values()] == [333] * 3
+
+
+def test_each_pool_shares_its_own():
+    """Tasks with needs are never queued on the scheduler: all of them are on their workers."""
+    stage = Stage(others=2)
+    gpu = stage.idle.pop()
+    gpu.resources = {"pool:gpu": 9}
+    for n in range(100, 400):
+        task = Thing(key=n, priority=(0, n), dependencies=set(), actor=False)
+        gpu.processing[task] = 1.0
+        stage.only[n] = {gpu}
+    assert stage.look() == {"w1": list(range(99, 49, -1))}
+
+
+def test_what_has_begun_or_waits_for_its_own_tasks_stays():
+    stage = Stage(tasks=20)
+    tasks = list(stage.full.processing)
+    stage.full.executing = {tasks[19]: 3.0}
+    stage.full.long_running = set(tasks[10:19])
+    assert stage.look()["w1"] == [9, 8, 7, 6, 5]
+    stage.full.long_running = set(tasks[2:19])
+    assert not stage.look(times=3), "three are not many"
+
+
+def test_who_may_run_none_of_it_takes_no_share():
+    stage = Stage(others=2)
+    stage.only = {n: {stage.full, stage.idle[0]} for n in range(100)}
+    moved = stage.look()
+    assert set(moved) == {"w1"} and len(moved["w1"]) == 50

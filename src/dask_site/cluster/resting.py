@@ -25,10 +25,9 @@ class Resting:
     def __bool__(self) -> bool:
         return bool(self.workers)
 
-    def only(self, workers: Iterable[Any]) -> frozenset[Any]:
-        """Let these workers rest, and no others; returns those that did not rest before."""
-        before, self.workers = self.workers, frozenset(workers)
-        return self.workers - before
+    def only(self, workers: Iterable[Any]) -> None:
+        """Let these workers rest, and no others."""
+        self.workers = frozenset(workers)
 
     def left_out(self, able: set[Any]) -> set[Any]:
         """Return those of the workers that shall have a task which each of them could have."""

@@ -56,6 +56,8 @@ _PLUMBING = frozenset(
 _MOMENT = 0.001
 _UNFINISHED = frozenset({"waiting", "queued", "no-worker", "processing"})
 _MOST_REFUSED = 10_000
+# Tasks that a worker which rests gives back at once: about 60 us each.
+_MOST_GIVEN_BACK = 2000
 # Between what nobody gave a priority and the least that a user gives.
 _FIRST = 0.5
 
@@ -124,10 +126,13 @@ class PoolScheduler(HookedScheduler):
         self._not_for_root_tasks: set[Any] = set()
         # Of the longest root task that they were chosen for.
         self._root_seconds = 0.0
-        self.resting = Resting({name: rank for rank, name in enumerate(site.pools)})
+        cheapest_first = sorted(site.pools, key=lambda name: name != site.default_pool)
+        self.resting = Resting({name: rank for rank, name in enumerate(cheapest_first)})
         self._epoch = 0
         self._places: dict[tuple[tuple[str, float], ...], set[Any]] = {}
         self._open: set[Any] = set()
+        # Of these sets, by their `id`: without those that rest.
+        self._asked: dict[int, set[Any]] = {}
         self._places_as_of: tuple[int, int] = (-1, -1)
         self._warned: set[str] = set()
         self.data_waiting = 0
@@ -158,7 +163,23 @@ class PoolScheduler(HookedScheduler):
         "ordinary tasks may run on exclusive workers too, and held ones are not held any more",
     )
     def valid_workers(self, ts: Any) -> set[Any] | None:
-        """Return the workers that may run a task; None stands for all (as in distributed)."""
+        """Return the workers that may get a task; None stands for all (as in distributed)."""
+        able = self.able_workers(ts)
+        if not self.resting or ts.worker_restrictions or ts.host_restrictions:
+            return able
+        if able is None:
+            self._refresh_places()
+            able = self._open
+        # Last of all: whoever is left out must not be the only one that could.
+        if self._ending:
+            return self.resting.left_out(able)
+        asked = self._asked.get(id(able))
+        if asked is None:
+            asked = self._asked[id(able)] = self.resting.left_out(able)
+        return asked
+
+    def able_workers(self, ts: Any) -> set[Any] | None:
+        """Return the workers that may run a task, be they asked for or not; None: all."""
         if self._held and ts.key in self._held:
             return set()
         restrictions = ts.resource_restrictions
@@ -170,7 +191,7 @@ class PoolScheduler(HookedScheduler):
             if valid is not None and not valid and ts.loose_restrictions:
                 # The workers that it would like best are gone.
                 valid = self._workers_with(restrictions) if restrictions else None
-            if valid is None and (self._exclusive_workers or self.resting):
+            if valid is None and self._exclusive_workers:
                 self._refresh_places()
                 valid = self._open
         return self._lasting(ts, valid) if self._ending else valid
@@ -184,8 +205,7 @@ class PoolScheduler(HookedScheduler):
         return workers
 
     def _look_up(self, restrictions: Mapping[str, float]) -> set[Any]:
-        able = {ws for ws in self.running if self.offers(ws, restrictions)}
-        return self.resting.left_out(able)
+        return {ws for ws in self.running if self.offers(ws, restrictions)}
 
     def offers(self, ws: Any, restrictions: Mapping[str, float]) -> bool:
         """Say whether a worker, be it paused, is one for tasks with these restrictions."""
@@ -203,7 +223,8 @@ class PoolScheduler(HookedScheduler):
         if as_of != self._places_as_of:
             self._places_as_of = as_of
             self._places.clear()
-            self._open = self.resting.left_out(set(self.running) - self._exclusive_workers)
+            self._asked.clear()
+            self._open = set(self.running) - self._exclusive_workers
 
     def _lasting(self, ts: Any, valid: set[Any] | None) -> set[Any] | None:
         """Leave out the workers whose job ends before the task would."""
@@ -263,15 +284,19 @@ class PoolScheduler(HookedScheduler):
             What they have and can't begin within that is handed to others.
         """
         before = self.resting.workers
-        new = self.resting.only(ws for a in addresses if (ws := self.workers.get(a)) is not None)
+        self.resting.only(ws for a in addresses if (ws := self.workers.get(a)) is not None)
         concerned = before | self.resting.workers
         if not concerned:
             return
         self._epoch += 1
         for ws in concerned:
             self.check_idle_saturated(ws)
-        for ws in new:
-            self.take_back(ws.address, seconds)
+        for ws in self.resting.workers:
+            # Each time: cheaper ones may have come just now.
+            left = self._not_begun(ws, seconds)
+            others = [ts for ts in left if (valid := self.valid_workers(ts)) and ws not in valid]
+            given_back = {ts.key: "released" for ts in others[-_MOST_GIVEN_BACK:]}
+            self.transitions(given_back, _stimulus("rest"))
         self.stimulus_queue_slots_maybe_opened(stimulus_id=_stimulus("rest"))
 
     def try_again(self) -> None:
@@ -363,14 +388,20 @@ class PoolScheduler(HookedScheduler):
     def _keep_queue_off(self, ws: Any) -> None:
         if self._gets_no_roots(ws):
             self.idle_task_count.discard(ws)
+        if self._is_left_out(ws):
+            self.idle.pop(ws.address, None)  # nor does it steal
 
     def _gets_no_roots(self, ws: Any) -> bool:
         if ws in self._exclusive_workers or ws in self._not_for_root_tasks:
             return True
-        if ws not in self.resting.workers:
+        return self._is_left_out(ws)
+
+    def _is_left_out(self, ws: Any) -> bool:
+        """Say whether ordinary work goes to cheaper workers."""
+        if ws not in self.resting.workers or ws in self._exclusive_workers:
             return False
         self._refresh_places()
-        return ws not in self._open
+        return ws not in self.resting.left_out(self._open - self._not_for_root_tasks)
 
     def add_resources(self, worker: str, resources: dict[str, float] | None = None) -> Any:
         """Note an exclusive worker: its resources tell its pool."""
@@ -539,20 +570,25 @@ class PoolScheduler(HookedScheduler):
         ws = self.workers.get(address)
         if ws is None:
             return
+        given_back = {ts.key: "released" for ts in self._not_begun(ws, seconds)}
+        if given_back:
+            self.transitions(given_back, _stimulus("take-back"))
+
+    def _not_begun(self, ws: Any, seconds: float) -> list[Any]:
+        """Return what a worker has not begun and can't finish within `seconds`, in its order."""
         room = seconds * ws.nthreads - sum(
             max(0.0, self.seconds_of(ts.prefix) - ran) for ts, ran in ws.executing.items()
         )
         left = ws.nthreads if ws.status == Status.running else 0
-        given_back = {}
+        found = []
         for ts in sorted(ws.processing, key=lambda ts: ts.priority):
             if self._begun(ts, ws):
                 continue
             left -= 1
             room -= self.seconds_of(ts.prefix)
             if left < 0 and room < 0:
-                given_back[ts.key] = "released"
-        if given_back:
-            self.transitions(given_back, _stimulus("take-back"))
+                found.append(ts)
+        return found
 
     @property
     def shuffles(self) -> PoolShufflePlugin:

@@ -163,7 +163,7 @@ class PoolShufflePlugin(HookedShuffles):
             return set()  # it is being found out what they need
         places: set[Any] | None = None
         for ts in self._kinds(outputs):
-            valid = self.scheduler.valid_workers(ts)
+            valid = self.scheduler.able_workers(ts)
             if valid is not None:
                 places = valid if places is None else places & valid
         return places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections import deque
@@ -69,6 +70,12 @@ class Sample:
 
     time: float
     pools: Mapping[str, PoolSample]
+
+
+def _nobody_rests(controller: Controller, *_: Any) -> None:
+    """Let all workers have what they can do, as nobody looks any more who should not."""
+    with contextlib.suppress(Exception):
+        controller._scheduler.let_rest((), 0.0)
 
 
 class Controller:
@@ -189,6 +196,7 @@ class Controller:
                 self.tick()
             except Exception as error:
                 self._tell_of(error)
+                _nobody_rests(self)
             else:
                 self.trouble = ""
             took = thread_time() - begun
@@ -307,13 +315,12 @@ class Controller:
         elif rules.by_demand:
             self.idle.give_back(pool, staying, -missing, limits)
 
-    @guarded(nothing, "dear workers may stay for what cheaper ones could do")
+    @guarded(_nobody_rests, "dear workers may stay for what cheaper ones could do")
     def _let_rest(self, live: Mapping[str, list[JobRecord]]) -> None:
         """Have work that cheaper workers can do kept off those that nobody asks for."""
         staying = {}
-        _cheapest, *dearer = self.rules
-        for name in dearer:
-            if self.rules[name].by_demand:
+        for name, rules in self.rules.items():
+            if rules.by_demand and name != self._site.default_pool:
                 wanted = -(-self.scaling.targets[name] // self._site.pools[name].processes)
                 jobs = [r for r in self._staying(live[name]) if r.live]
                 staying[name] = (wanted, jobs)

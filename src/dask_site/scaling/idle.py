@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -154,8 +155,7 @@ class IdleJobs:
         Tasks that come one by one are done before anybody looks, and there is never one that
         asks for a worker. What could go to workers of cheaper pools that are there keeps none.
         """
-        cheaper = [name for name in self._rank if self._rank[name] < self._rank[pool.name]]
-        cheaper = [name for name in cheaper if any(r.workers for r in self._fleet.of(name))]
+        there = {name for name in self._rank if any(r.workers for r in self._fleet.of(name))}
         since = monotonic() - grace
         recent: dict[Shape, tuple[float, float]] = {}
         for when, works in self._done:
@@ -165,7 +165,7 @@ class IdleJobs:
         works = [
             Work(shape, *both)
             for shape, both in recent.items()
-            if shape.slots.keys().isdisjoint(cheaper)
+            if there.isdisjoint(takewhile(pool.name.__ne__, shape.slots))
         ]
         return plan(works, limits, grace).get(pool.name, 0)
 

@@ -71,11 +71,15 @@ class Lookahead:
         """
         found = [(LATER, LATER)] * len(looks)
         left = self._budget
+        had = [0] * len(looks)
         again = list(range(len(looks)))
         for fair in (True, False):
             now, again = again, []
             for place, number in enumerate(now):
                 given = left // (len(now) - place) if fair else left
+                if not fair and given <= had[number]:
+                    continue  # it would see no more than the first time
+                had[number] = given
                 self._budget, self._cut_short = given, False
                 found[number] = self.arrival(looks[number])
                 left -= given - self._budget

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+
+from dask_site.cluster.resources import pool_of
 
 if TYPE_CHECKING:
     from dask_site.cluster.scheduler import PoolScheduler
@@ -14,12 +16,14 @@ _LOOKS = 2
 _WORTH = 5.0
 # Tasks that are moved in one look at most: each is two messages.
 _MOST = 1000
+# Of the tasks of a worker, to find out who may run them.
+_LOOKED_AT = 10
 # Seconds that it may take to move what they need, and the part of a worker's memory for that.
 _MOVING, _FILLING = 2.0, 0.2
 
 
 class Sharing:
-    """Gives workers that have nothing a part of what waits on the fullest one.
+    """Gives workers that have nothing a part of what waits on the fullest one of a pool.
 
     Tasks are assigned to where their inputs are, so to the workers that came first. Work stealing
     moves those that take longer than it takes to move them. Where each long task waits for many
@@ -55,19 +59,39 @@ class Sharing:
         stealing = self._scheduler.extensions.get("stealing")
         if not takers or stealing is None or seconds < _WORTH * self._scheduler.total_nthreads:
             return
-        fullest = max(running, key=_backlog)
-        tasks = sorted(fullest.processing, key=attrgetter("priority"))
-        each = min(len(tasks) // (len(takers) + 1), _MOST // len(takers))
-        # What it has beyond its threads so that there is no gap is its own.
-        if _backlog(fullest) <= 3:
-            return
-        for taker in takers:
-            part = [tasks.pop() for _ in range(each)]
-            for ts in self._suitable(part, taker):
-                stealing.move_task_request(ts, fullest, taker)
+        for victim in self._fullest():
+            served = self._share(stealing, victim, takers)
+            for taker in served:
                 self._looks[taker.address] = 0
+            takers = [taker for taker in takers if taker not in served]
 
-    def _suitable(self, tasks: list[Any], taker: Any) -> Iterable[Any]:
+    def _fullest(self) -> list[Any]:
+        """Return the fullest worker of each pool in which one has more than it can do."""
+        fullest: dict[str | None, Any] = {}
+        for ws in self._scheduler.running:
+            backlog, pool = _backlog(ws), pool_of(ws.resources)
+            # What it has beyond its threads so that there is no gap is its own.
+            if backlog > 3 and (pool not in fullest or backlog > _backlog(fullest[pool])):
+                fullest[pool] = ws
+        return sorted(fullest.values(), key=_backlog, reverse=True)
+
+    def _share(self, stealing: Any, victim: Any, takers: list[Any]) -> list[Any]:
+        """Share what waits on a worker among those that may run it; returns who got something."""
+        begun = {*victim.executing, *victim.long_running}
+        tasks = sorted(victim.processing.keys() - begun, key=attrgetter("priority"))
+        able = [ws for ws in takers if any(self._may_run(ts, ws) for ts in tasks[-_LOOKED_AT:])]
+        each = min(len(tasks) // (len(able) + 1), _MOST // max(1, len(able)))
+        served = []
+        for taker in able:
+            part = [tasks.pop() for _ in range(each)]
+            moving = list(self._suitable(part, taker))
+            for ts in moving:
+                stealing.move_task_request(ts, victim, taker)
+            if moving:
+                served.append(taker)
+        return served
+
+    def _suitable(self, tasks: list[Any], taker: Any) -> Iterator[Any]:
         """Yield the tasks that a worker may run, as long as their inputs are soon there."""
         most = min(_MOVING * self._scheduler.bandwidth, _FILLING * taker.memory_limit)
         seen: set[Any] = set()
@@ -88,4 +112,4 @@ class Sharing:
 
 
 def _backlog(ws: Any) -> float:
-    return float(len(ws.processing) / ws.nthreads)
+    return float((len(ws.processing) - len(ws.long_running)) / ws.nthreads)
