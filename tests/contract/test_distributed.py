@@ -103,6 +103,8 @@ def test_stealing_moves_a_task_that_it_is_told_to():
     assert DEFAULT_EXTENSIONS["stealing"] is WorkStealing, VERSION
     assert parameters(WorkStealing.move_task_request) == ["self", "ts", "victim", "thief"], VERSION
     assert {"dependencies", "who_has"} <= set(dir(TaskState)), VERSION
+    kinds = inspect.get_annotations(WorkerState)
+    assert (kinds["processing"], kinds["long_running"]) == ("set[TaskState]",) * 2, VERSION
     assert parameters(TaskState.get_nbytes) == ["self"], VERSION
 
 

@@ -26,7 +26,7 @@ class Stage:
             name: Thing(
                 address=name,
                 nthreads=1,
-                processing={},
+                processing=set(),
                 executing={},
                 long_running=set(),
                 memory_limit=100 * MIB,
@@ -38,7 +38,7 @@ class Stage:
         for n in range(tasks):
             data = Thing(who_has={self.full}, get_nbytes=lambda: size)
             ts = Thing(key=n, priority=(0, n), dependencies={data}, actor=False)
-            self.full.processing[ts] = 0.001
+            self.full.processing.add(ts)
         self.only = {}
         self.scheduler = Some(
             workers=self.workers,
@@ -77,7 +77,7 @@ def test_only_who_has_nothing_for_longer_than_a_moment_gets_something():
     stage = Stage()
     assert not stage.look(times=1) and stage.look(times=1)
     assert not stage.look(times=1), "what was asked for is on its way"
-    stage.idle[0].processing["a"] = 1
+    stage.idle[0].processing.add("a")
     assert not stage.look(times=3)
     stage.idle[0].processing.clear()
     assert not stage.look(times=1) and stage.look(times=1)
@@ -128,14 +128,14 @@ def test_each_pool_shares_its_own():
     gpu.resources = {"pool:gpu": 9}
     for n in range(100, 400):
         task = Thing(key=n, priority=(0, n), dependencies=set(), actor=False)
-        gpu.processing[task] = 1.0
+        gpu.processing.add(task)
         stage.only[n] = {gpu}
     assert stage.look() == {"w1": list(range(99, 49, -1))}
 
 
 def test_what_has_begun_or_waits_for_its_own_tasks_stays():
     stage = Stage(tasks=20)
-    tasks = list(stage.full.processing)
+    tasks = sorted(stage.full.processing, key=lambda ts: ts.key)
     stage.full.executing = {tasks[19]: 3.0}
     stage.full.long_running = set(tasks[10:19])
     assert stage.look()["w1"] == [9, 8, 7, 6, 5]

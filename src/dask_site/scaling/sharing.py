@@ -26,8 +26,8 @@ class Sharing:
     """Gives workers that have nothing a part of what waits on the fullest one of a pool.
 
     Tasks are assigned to where their inputs are, so to the workers that came first. Work stealing
-    moves those that take longer than it takes to move them. Where each long task waits for many
-    short ones, as where arrays overlap, hardly a long one is ever ready that could be stolen.
+    brings a worker without any a single one each tenth of a second: enough where tasks are long,
+    and next to nothing where each long task waits for many short ones, as where arrays overlap.
 
     What comes last in the order of the graph moves: neighbours there build on each other, so what
     follows is done where they went.
@@ -78,7 +78,7 @@ class Sharing:
     def _share(self, stealing: Any, victim: Any, takers: list[Any]) -> list[Any]:
         """Share what waits on a worker among those that may run it; returns who got something."""
         begun = {*victim.executing, *victim.long_running}
-        tasks = sorted(victim.processing.keys() - begun, key=attrgetter("priority"))
+        tasks = sorted(victim.processing - begun, key=attrgetter("priority"))
         able = [ws for ws in takers if any(self._may_run(ts, ws) for ts in tasks[-_LOOKED_AT:])]
         each = min(len(tasks) // (len(able) + 1), _MOST // max(1, len(able)))
         served = []
