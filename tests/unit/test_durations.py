@@ -60,3 +60,12 @@ def test_tasks_of_one_name_that_differ_do_not_make_it_swing(prefix):
         prefix.computed(1.9)
         looks.append(durations.mean(prefix))
     assert max(abs(look - 1) for look in looks[50:]) < 0.15
+
+
+def test_one_short_task_that_was_delayed_makes_no_hours_of_thousands(prefix):
+    durations = Durations()
+    for _ in range(40):
+        prefix.computed(*[0.001] * 10)
+        durations.mean(prefix)
+    prefix.computed(0.6)
+    assert durations.mean(prefix) < 0.003

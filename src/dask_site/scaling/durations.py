@@ -1,4 +1,4 @@
-"""How long tasks take: the mean of the last twenty or so of each kind."""
+"""How long tasks take: the mean of the last twenty or so of each kind, or of the last seconds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 # Of so many computed tasks the mean says more than distributed's moving average.
 _ENOUGH = 3
 _KEPT = 20
+# Seconds that those took at least: of thousands of short tasks one that a busy machine delayed
+# would make hours of work.
+_KEPT_SECONDS = 2.0
 
 
 class _Seen:
@@ -48,6 +51,6 @@ class Durations:
         seen.seconds += total - seen.total
         seen.computed, seen.total = computed, total
         seen.mean = max(1e-6, seen.seconds / seen.weight)
-        if seen.weight > _KEPT:
+        if seen.weight > _KEPT and seen.seconds > _KEPT_SECONDS:
             seen.weight = _KEPT / 2
             seen.seconds = seen.mean * seen.weight
