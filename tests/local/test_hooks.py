@@ -11,7 +11,7 @@ from dask_site import needs
 from dask_site.cluster.resources import pool_restriction
 
 # These break what spreads the output of a P2P shuffle as well.
-SPREADS_AS_DISTRIBUTED = {"valid_workers", "is_rootish", "_refusal", "spread"}
+SPREADS_AS_DISTRIBUTED = {"able_workers", "is_rootish", "_refusal", "spread"}
 
 
 def broken(*_, **__):
@@ -20,7 +20,8 @@ def broken(*_, **__):
 
 # What each hook asks first: of the scheduler, and of its shuffle plugin.
 BREAKS = {
-    "valid_workers": ("scheduler", "_refresh_places", broken),
+    "able_workers": ("scheduler", "_refresh_places", broken),
+    "valid_workers": ("scheduler", "resting", True),
     "_must_stay": ("scheduler", "_small_inputs", None),
     "is_rootish": ("scheduler", "_held", 1),
     "_keep_queue_off": ("scheduler", "_not_for_root_tasks", None),

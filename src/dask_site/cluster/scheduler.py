@@ -158,10 +158,7 @@ class PoolScheduler(HookedScheduler):
 
     # -- where tasks may run -----------------------------------------------------------------
 
-    @guarded(
-        Scheduler.valid_workers,
-        "ordinary tasks may run on exclusive workers too, and held ones are not held any more",
-    )
+    @guarded(Scheduler.valid_workers, "whether a worker is asked for makes no difference any more")
     def valid_workers(self, ts: Any) -> set[Any] | None:
         """Return the workers that may get a task; None stands for all (as in distributed)."""
         able = self.able_workers(ts)
@@ -178,6 +175,10 @@ class PoolScheduler(HookedScheduler):
             asked = self._asked[id(able)] = self.resting.left_out(able)
         return asked
 
+    @guarded(
+        Scheduler.valid_workers,
+        "ordinary tasks may run on exclusive workers too, and held ones are not held any more",
+    )
     def able_workers(self, ts: Any) -> set[Any] | None:
         """Return the workers that may run a task, be they asked for or not; None: all."""
         if self._held and ts.key in self._held:
