@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import machine
 import pytest
 from distributed import Client, Worker
 from places import slow
@@ -11,18 +12,7 @@ from dask_site import Site
 from dask_site.cluster.resources import worker_resources
 from dask_site.cluster.scheduler import PoolScheduler
 
-SITE = Site.from_mapping(
-    {
-        "schema": 1,
-        "name": "Test",
-        "resource_manager": "local",
-        "default_pool": "cpu",
-        "pools": {
-            "cpu": {"cores": 1, "memory": "1GiB"},
-            "highmem": {"cores": 1, "memory": "4GiB"},
-        },
-    }
-)
+SITE = Site.from_mapping(machine.SITE)
 
 
 class Stage:
