@@ -14,8 +14,8 @@ user has seen what came of the one before, and what was computed stays on the cl
 
 Against dask-jobqueue's SLURMCluster with `adapt` and one pool that fits everything: GPUs, and the
 memory of the last step. In whole nodes; in jobs with the cores that the site gives to two GPUs; and
-in jobs with one core and one GPU, the least that there is to hold. Ours gets as much time
-as the peers take, two minutes.
+in jobs with one core and one GPU, the least that there is to hold. Ours
+gets as much time as the peers take, two minutes.
 
 What is idle is what was held, by Slurm's accounts, without the work: the time of GPUs, each of
 which keeps a core waiting, and the processor time, the least of all sides, since what is lost and

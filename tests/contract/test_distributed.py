@@ -78,12 +78,12 @@ def parameters(function):
     ],
 )
 def test_the_schedulers_methods_that_pools_override_or_call(name, wanted):
-    """cluster/scheduler.py"""
+    """cluster/placing.py, cluster/scheduler.py"""
     assert parameters(getattr(Scheduler, name)) == wanted, VERSION
 
 
 def test_what_the_scheduler_keeps_of_workers_and_tasks():
-    """cluster/scheduler.py, scaling/: read, and resource_restrictions also written."""
+    """cluster/, scaling/: read, and resource_restrictions also written."""
     worker = {"executing", "long_running", "processing", "resources", "nthreads", "memory_limit"}
     worker |= {"last_seen", "metrics", "has_what", "nbytes", "actors", "status", "extra"}
     worker |= {"name"}
@@ -140,7 +140,7 @@ def test_tasks_enter_and_leave_the_queue():
 
 
 def test_who_hands_out_the_queue_is_asked_for_the_worker():
-    """cluster/scheduler.py: PoolScheduler._feed hands out what goes first to busy workers."""
+    """cluster/placing.py: PlacingScheduler._feed hands out what goes first to busy workers."""
     method = Scheduler.stimulus_queue_slots_maybe_opened
     assert parameters(method) == ["self", "stimulus_id"], VERSION
     source = inspect.getsource(Scheduler._transition_queued_processing)

@@ -23,7 +23,9 @@ def test_durations_as_people_write_them(given, seconds):
     assert seconds_from("idle", given) == seconds
 
 
-@pytest.mark.parametrize("given", [0, -1, "soon", "5 mints", float("inf"), [], {}])
+@pytest.mark.parametrize(
+    "given", [0, -1, "soon", "5 mints", "min", "5 admin", float("inf"), [], {}]
+)
 def test_what_is_no_duration_is_refused_by_name(given):
     with pytest.raises(ValueError, match=r'^adapt\(idle=.*\): a time such as "2 min" or 120\.$'):
         seconds_from("idle", given)

@@ -18,7 +18,7 @@ class Worker(SimpleNamespace):
     __eq__ = object.__eq__
 
     def __init__(self, backlog, nthreads=1):
-        super().__init__(processing=set(range(backlog)), nthreads=nthreads)
+        super().__init__(processing=set(range(backlog)), long_running=set(), nthreads=nthreads)
 
 
 def hand_out(feeding, allowed=anyone):

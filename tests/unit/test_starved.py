@@ -25,7 +25,9 @@ class Stage:
 
     def job(self, tasks=0, state=RUNNING):
         name = f"cpu-{len(self.workers)}"
-        self.workers[name] = Some(processing=dict.fromkeys(range(tasks)), nthreads=1)
+        self.workers[name] = Some(
+            processing=dict.fromkeys(range(tasks)), long_running=set(), nthreads=1
+        )
         return JobRecord(name, "cpu", state=state, workers={name: name})
 
     def is_idle(self, record):

@@ -59,13 +59,13 @@ def test_what_waits_in_the_queue_is_taken_back_first(unasked):
 def test_what_a_cheaper_worker_can_have_goes_there():
     cheap, dear, dearer = (Worker(pool) for pool in RANKS)
     resting = Resting(RANKS)
-    assert not resting and resting.left_out({cheap, dear, dearer}) == {cheap, dear, dearer}
+    assert not resting.workers and resting.asked({cheap, dear, dearer}) == {cheap, dear, dearer}
     resting.only([dear])
-    assert resting.left_out({cheap, dear, dearer}) == {cheap, dearer}
-    assert resting.left_out({dear, dearer}) == {dear, dearer}, "rather the cheaper, though it rests"
-    assert resting.left_out({dear}) == {dear}, "nobody else can do it"
+    assert resting.asked({cheap, dear, dearer}) == {cheap, dearer}
+    assert resting.asked({dear, dearer}) == {dear, dearer}, "rather the cheaper, though it rests"
+    assert resting.asked({dear}) == {dear}, "nobody else can do it"
     resting.only([dear, dearer])
-    assert resting.left_out({dear, dearer}) == {dear, dearer}
+    assert resting.asked({dear, dearer}) == {dear, dearer}
     resting.left(dear)
     assert resting.workers == {dearer}
 
@@ -74,12 +74,12 @@ def test_a_cheap_worker_that_rests_is_worth_as_much_as_its_like():
     one, other, dear = Worker("cpu"), Worker("cpu"), Worker("highmem")
     resting = Resting(RANKS)
     resting.only([one, dear])
-    assert resting.left_out({one, other, dear}) == {one, other}
+    assert resting.asked({one, other, dear}) == {one, other}
 
 
 def test_who_is_of_no_pool_costs_nothing():
     own, cheap = Worker(), Worker("cpu")
     resting = Resting(RANKS)
     resting.only([cheap])
-    assert resting.left_out({own, cheap}) == {own}
+    assert resting.asked({own, cheap}) == {own}
     assert pool_of(own.resources) is None and pool_of(cheap.resources) == "cpu"

@@ -63,7 +63,8 @@ def seconds_from(name: str, given: Any) -> float | None:
         return None
     try:
         # Dask knows "minutes" and "m", but not what people write.
-        words = re.sub(r"mins?\s*$", "minutes", given) if isinstance(given, str) else given
+        short = re.compile(r"(?<=[\d\s])mins?\s*$")
+        words = short.sub("minutes", given) if isinstance(given, str) else given
         seconds = float(parse_timedelta(words))
     except (AttributeError, KeyError, TypeError, ValueError):
         seconds = -1.0

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from dask_site.cluster.backlog import backlog
+
 
 class Feeding:
     """Which workers may take such tasks, and how many they have of them.
@@ -42,7 +44,7 @@ class Feeding:
             Says of a worker whether it may have any. The others are forgotten until they change.
         """
         self._open = {ws for ws in self._open if allowed(ws) and self._has_room(ws)}
-        return min(self._open, key=_backlog, default=None)
+        return min(self._open, key=backlog, default=None)
 
     def _has_room(self, ws: Any) -> bool:
         fed = {ts for ts in self._fed.pop(ws, ()) if ts.processing_on is ws}
@@ -54,7 +56,3 @@ class Feeding:
         """Forget a worker."""
         self._open.discard(ws)
         self._fed.pop(ws, None)
-
-
-def _backlog(ws: Any) -> float:
-    return float(len(ws.processing) / ws.nthreads)

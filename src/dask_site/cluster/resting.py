@@ -16,21 +16,22 @@ class Resting:
     ----------
     ranks : dict of str to int
         The place of each pool among all of them, the cheapest first.
+
+    Attributes
+    ----------
+    workers : frozenset of distributed.scheduler.WorkerState
     """
 
     def __init__(self, ranks: Mapping[str, int]) -> None:
         self.workers: frozenset[Any] = frozenset()
         self._ranks = ranks
 
-    def __bool__(self) -> bool:
-        return bool(self.workers)
-
     def only(self, workers: Iterable[Any]) -> None:
         """Let these workers rest, and no others."""
         self.workers = frozenset(workers)
 
-    def left_out(self, able: set[Any]) -> set[Any]:
-        """Return those of the workers that shall have a task which each of them could have."""
+    def asked(self, able: set[Any]) -> set[Any]:
+        """Return those of some workers that shall have a task which each of them could have."""
         if self.workers.isdisjoint(able):
             return able
         cheapest = min(map(self._rank, able - self.workers), default=math.inf)

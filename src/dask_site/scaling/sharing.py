@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from dask_site.cluster.backlog import backlog, has_too_much
 from dask_site.cluster.resources import pool_of
 
 if TYPE_CHECKING:
@@ -69,11 +70,10 @@ class Sharing:
         """Return the fullest worker of each pool in which one has more than it can do."""
         fullest: dict[str | None, Any] = {}
         for ws in self._scheduler.running:
-            backlog, pool = _backlog(ws), pool_of(ws.resources)
-            # What it has beyond its threads so that there is no gap is its own.
-            if backlog > 3 and (pool not in fullest or backlog > _backlog(fullest[pool])):
-                fullest[pool] = ws
-        return sorted(fullest.values(), key=_backlog, reverse=True)
+            if has_too_much(ws):
+                pool = pool_of(ws.resources)
+                fullest[pool] = max(fullest.get(pool, ws), ws, key=backlog)
+        return sorted(fullest.values(), key=backlog, reverse=True)
 
     def _share(self, stealing: Any, victim: Any, takers: list[Any]) -> list[Any]:
         """Share what waits on a worker among those that may run it; returns who got something."""
@@ -109,7 +109,3 @@ class Sharing:
     def _may_run(self, ts: Any, ws: Any) -> bool:
         valid = self._scheduler.valid_workers(ts)
         return valid is None or ws in valid
-
-
-def _backlog(ws: Any) -> float:
-    return float((len(ws.processing) - len(ws.long_running)) / ws.nthreads)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from dask_site.cluster.backlog import has_too_much
 from dask_site.cluster.records import JobRecord
 from dask_site.upstream.schedulers import STEALING_TAKES
 
@@ -101,8 +102,7 @@ class Starved:
 
     def _waits_on(self, record: JobRecord) -> bool:
         """Say whether tasks wait on a worker of a job for those that run there."""
-        # What is assigned beyond its threads so that there is no gap is not worth another one.
-        return any(len(ws.processing) > 3 * ws.nthreads for ws in self._workers(record))
+        return any(map(has_too_much, self._workers(record)))
 
     def _workers(self, record: JobRecord) -> list[Any]:
         there = self._scheduler.workers

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from time import time
 from typing import TYPE_CHECKING
 
-from dask_site.cluster.scheduler import YOUNG
+from dask_site.cluster.placing import YOUNG
 
 if TYPE_CHECKING:
     from dask_site.cluster.records import JobRecord
