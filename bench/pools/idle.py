@@ -5,21 +5,24 @@ several scales (the topographic position index), for which any node will do. On 
 one day. On a node with much memory: where water runs, over the whole terrain. The last two are
 functions of examples/winter_sun.py.
 
+The nodes claim more cores than the machine below them has, so that tasks would take the longer the
+more workers there are. Therefore all is computed once before, on one core and with nothing beside
+it. On the clusters a task then gives the result of that, after as long as it took: data, graph,
+transfers and the times of all tasks are real, and a worker has a core to itself.
+
 Without GPUs, NumPy computes the sun in coarse steps, and then its task waits as long as a GPU would
-be busy with fine ones, alone: a GPU takes nothing from the processors beside it. One task at a time
-has a GPU, on all sides.
+be busy with fine ones. One task at a time has a GPU, on all sides.
 
 As one submission, or, with `--pause`, as in a notebook: each of the three is asked for when its
 user has seen what came of the one before, and what was computed stays on the cluster meanwhile.
 
 Against dask-jobqueue's SLURMCluster with `adapt` and one pool that fits everything: GPUs, and the
 memory of the last step. In whole nodes; in jobs with the cores that the site gives to two GPUs; and
-in jobs with one core and one GPU, the least that there is to hold. Ours
-gets as much time as the peers take, two minutes.
+in jobs with one core and one GPU, the least that there is to hold. Ours gets as much time as the
+peers take, two minutes.
 
 What is idle is what was held, by Slurm's accounts, without the work: the time of GPUs, each of
-which keeps a core waiting, and the processor time, the least of all sides, since what is lost and
-computed again is no work.
+which keeps a core waiting, and that of cores. What is lost and computed again is no work.
 """
 
 from __future__ import annotations
@@ -27,8 +30,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import functools
+import hashlib
 import itertools
 import os
+import pickle
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -52,6 +58,7 @@ SHAPES = {
 }
 PRICES = {"standard": 0.01, "highmem": 0.03}  # of a core for an hour, as in the site file
 GPU_PRICE = 0.8
+RECORDS = Path("~/bench-records").expanduser()
 # Before it is uploaded: then it is imported from elsewhere.
 TERRAIN = str(Path(terrain.__file__).absolute())
 
@@ -67,12 +74,61 @@ def above_median(height, edge):
     return (height - median_filter(height, size=2 * edge + 1))[edge:-edge, edge:-edge]
 
 
-def sunlight(height, step, seconds):
-    """The sunlight of a tile, for which a GPU of this job is busy."""
-    light = terrain.sunlight(height, step)
-    with a_gpu():
-        time.sleep(seconds)
-    return light
+def record_of(function, blocks, options):
+    """Return the file with what a function gives for these arrays, and how long it computes."""
+    digest = hashlib.sha256(repr(sorted(options.items())).encode())
+    for block in blocks:
+        digest.update(np.ascontiguousarray(block))
+    return RECORDS / f"{function.__name__}-{digest.hexdigest()}"
+
+
+def recording(work):
+    """Have functions compute, keep what they give, and count their seconds in `work`."""
+
+    def marked(function):
+        @functools.wraps(function)
+        def call(*blocks, **options):
+            path = record_of(function, blocks, options)
+            if not path.exists():
+                begun = time.thread_time()
+                result = function(*blocks, **options)
+                new = path.with_suffix(".new")
+                new.write_bytes(pickle.dumps((time.thread_time() - begun, result)))
+                new.rename(path)
+            seconds, result = pickle.loads(path.read_bytes())
+            work[function.__name__] += seconds
+            return result
+
+        return call
+
+    return marked
+
+
+def recorded(function):
+    """Have a function give what is recorded, after as long as it computed."""
+
+    @functools.wraps(function)
+    def call(*blocks, **options):
+        begun = time.monotonic()
+        seconds, result = pickle.loads(record_of(function, blocks, options).read_bytes())
+        time.sleep(max(0, begun + seconds - time.monotonic()))
+        return result
+
+    return call
+
+
+def on_gpu(function, seconds):
+    """Have a GPU of this job busy for some seconds with what a function gives."""
+
+    @functools.wraps(function)
+    def call(*blocks, **options):
+        result = function(*blocks, **options)
+        if seconds:
+            with a_gpu():
+                time.sleep(seconds)
+        return result
+
+    return call
 
 
 @contextlib.contextmanager
@@ -90,8 +146,8 @@ def a_gpu():
         yield
 
 
-def computed(given, mark):
-    """Compute all of it, and return how many tiles there are."""
+def computed(given, mark, as_is):
+    """Compute all of it, each function of interest as `as_is` has it; return how many tiles."""
 
     def seen(*results):
         if given.pause:
@@ -106,26 +162,33 @@ def computed(given, mark):
         "chunks": metres.chunks,
         "meta": np.empty((0, 0), "f4"),
     }
-    height = metres.data.map_overlap(terrain.smooth, depth=4, **tiles).persist()
+    height = metres.data.map_overlap(as_is(terrain.smooth), depth=4, **tiles).persist()
+    mean, median = as_is(above_surroundings), as_is(above_median)
     relief = [
-        height.map_overlap(above_surroundings, depth=3 * scale, scale=scale, **tiles)
-        .std()
-        .persist()
+        height.map_overlap(mean, depth=3 * scale, scale=scale, **tiles).std().persist()
         for scale in given.scales
     ] + [
-        height.map_overlap(above_median, depth=edge, edge=edge, **tiles).std().persist()
+        height.map_overlap(median, depth=edge, edge=edge, **tiles).std().persist()
         for edge in given.edges
     ]
     seen(*relief)
-    on_gpu = mark(gpu=1)(sunlight)
-    sun = height.map_overlap(
-        on_gpu, depth=terrain.HALO, step=given.step, seconds=given.gpu_seconds, **tiles
-    ).persist()
+    sunlight = mark(gpu=1)(on_gpu(as_is(terrain.sunlight), given.gpu_seconds))
+    sun = height.map_overlap(sunlight, depth=terrain.HALO, step=given.step, **tiles).persist()
     seen(sun.mean())
-    catchments = mark(pool="highmem")(terrain.catchments)
+    catchments = mark(pool="highmem")(as_is(terrain.catchments))
     streams = dask.delayed(catchments)(height, sun).persist()
     dask.compute(streams, *relief)
     return height.npartitions
+
+
+def work_of(given):
+    """Compute all of it here, unless that was done before; return the seconds of each function."""
+    RECORDS.mkdir(exist_ok=True)
+    work = Counter()
+    without = argparse.Namespace(**vars(given) | {"gpu_seconds": 0, "pause": 0})
+    with dask.config.set(scheduler="synchronous"):
+        tiles = computed(without, nothing, recording(work))
+    return work + Counter(gpu=tiles * given.gpu_seconds)
 
 
 def nothing(**_):
@@ -150,18 +213,13 @@ def peer(cores, gpus, memory, most):
 
 
 def measured(side, mark, given):
-    """Return what was held, and the work: each part's processor time, and that of GPUs."""
+    """Return what was held."""
     begun = time.time()
-    with side as (cluster, client, _):
+    with side as (_, client, _):
         client.upload_file(TERRAIN)
-        tiles = computed(given, mark)
-        took = time.time() - begun - 2 * (given.pause or 0)  # two results were looked at
-        time.sleep(1)  # until workers have told of the last task
-        metrics = cluster.sync(_metrics, cluster.scheduler)
+        computed(given, mark, recorded)
+        took = time.time() - begun - 2 * given.pause  # two results were looked at
     jobs = jobs_since(begun)
-    work = Counter(gpu=tiles * given.gpu_seconds)
-    for name, seconds in metrics.items():
-        work[next((part for part in ("sunlight", "catchments") if part in name), "rest")] += seconds
     cost = sum(
         job["seconds"] * (PRICES.get(job["pool"], 0) * job["cores"] + GPU_PRICE * job["gpus"])
         for job in jobs
@@ -172,24 +230,15 @@ def measured(side, mark, given):
         "cores": sum(job["seconds"] * job["cores"] for job in jobs),
         "gpus": sum(job["seconds"] * job["gpus"] for job in jobs),
         "cost": round(cost / 3600, 4),
-        "work": {part: round(seconds, 1) for part, seconds in work.items()},
     }
-
-
-async def _metrics(scheduler):
-    found = Counter()
-    for (context, *names), seconds in scheduler.cumulative_worker_metrics.items():
-        if context == "execute" and names[1:] == ["thread-cpu", "seconds"]:
-            found[names[0]] += seconds
-    return found
 
 
 def without_work(held, work):
     """Return what was idle of what was held: cores, GPUs, and what they cost."""
     used = GPU_PRICE * work["gpu"] + PRICES["highmem"] * work["catchments"]
-    used += PRICES["standard"] * work["rest"]
+    used += PRICES["standard"] * (work.total() - work["gpu"] - work["catchments"])
     return {
-        "cores": round(held["cores"] - sum(work.values()), 1),
+        "cores": round(held["cores"] - work.total(), 1),
         "gpus": round(held["gpus"] - work["gpu"], 1),
         "cost": round(held["cost"] - used / 3600, 4),
     }
@@ -200,7 +249,7 @@ def main():
     parser.add_argument("data", help="trinidad.nc")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--peers", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--pause", type=float, help="seconds for looking at each result")
+    parser.add_argument("--pause", type=float, default=0, help="seconds for looking at each result")
     parser.add_argument("--target", default="2 min", help="in which ours shall do it (2 min)")
     parser.add_argument("--tile", type=int, nargs=2, default=(202, 322), help="rows and columns")
     parser.add_argument("--step", type=float, default=0.5, help="of the sun, in hours (0.5)")
@@ -209,6 +258,8 @@ def main():
     parser.add_argument("--edges", type=int, nargs="+", default=range(3, 17))
     given = parser.parse_args()
     forget_waits()
+    work = work_of(given)
+    note("work, in seconds:", {name: round(seconds, 1) for name, seconds in work.items()})
     all_sides, ratios = [], defaultdict(list)
     for _ in range(given.pairs):
         sides = {"ours": measured(own(given), needs, given)}
@@ -216,8 +267,6 @@ def main():
         for name in given.peers:
             sides[name] = measured(peer(**SHAPES[name]), nothing, given)
             note(f"{name}:", sides[name])
-        parts = ("gpu", "sunlight", "catchments", "rest")
-        work = {part: min(side["work"][part] for side in sides.values()) for part in parts}
         for side in sides.values():
             side["idle"] = without_work(side, work)
         for name in given.peers:
@@ -227,7 +276,8 @@ def main():
             ratios[f"cost by {name}"].append(mine["cost"] / its["cost"])
             ratios[f"time by {name}"].append(mine["seconds"] / its["seconds"])
         all_sides.append(sides)
-    tell("idle", pairs=all_sides, **{name: middle(values) for name, values in ratios.items()})
+    figures = {name: middle(values) for name, values in ratios.items()}
+    tell("idle", work=work, pairs=all_sides, **figures)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,16 @@ class Prefix:
     def __init__(self):
         self.state_counts = defaultdict(int)
         self.all_durations = defaultdict(float)
+        self.duration_average = self.max_exec_time = -1
 
     def computed(self, *seconds):
         self.state_counts["memory"] += len(seconds)
         self.all_durations["compute"] += sum(seconds)
+        self.duration_average = seconds[-1]
+
+    def runs_for(self, seconds):
+        self.max_exec_time = max(seconds, self.max_exec_time)
+        self.duration_average = -1
 
 
 @pytest.fixture
@@ -69,3 +75,19 @@ def test_one_short_task_that_was_delayed_makes_no_hours_of_thousands(prefix):
         durations.mean(prefix)
     prefix.computed(0.6)
     assert durations.mean(prefix) < 0.003
+
+
+def test_one_that_runs_for_longer_than_the_others_is_one_more_of_them(prefix):
+    durations = Durations()
+    prefix.computed(*[0.2] * 15)
+    prefix.runs_for(1.4)
+    assert durations.mean(prefix) == pytest.approx((15 * 0.2 + 1.4) / 16)
+    prefix.computed(1.6)
+    assert durations.mean(prefix) == pytest.approx((15 * 0.2 + 1.6) / 16)
+
+
+def test_tasks_that_are_far_longer_than_the_first_are_known_before_they_end(prefix):
+    durations = Durations()
+    prefix.computed(0.1, 0.1, 0.1)
+    prefix.runs_for(3600)
+    assert durations.mean(prefix) > 600

@@ -384,12 +384,12 @@ class PlacingScheduler(HookedScheduler):
 
     def seconds_of(self, prefix: Any) -> float:
         """Return how long a task of a prefix takes: measured, or else assumed."""
-        if prefix.duration_average < 0:
-            if prefix.name in _PLUMBING and not self.is_timed(prefix):
-                return _MOMENT
-            return self.guessed_seconds(prefix)
         mean = self._durations.mean(prefix)
-        return self.guessed_seconds(prefix) if mean is None else mean
+        if mean is not None:
+            return mean
+        if prefix.name in _PLUMBING and not self.is_timed(prefix):
+            return _MOMENT
+        return self.guessed_seconds(prefix)
 
     def expected_seconds(self, key: Any) -> float:
         """Return how long the task of a key would take that is not known yet."""

@@ -34,7 +34,10 @@ class Durations:
         self._seen: dict[Any, _Seen] = {}
 
     def mean(self, prefix: Any) -> float | None:
-        """Return the seconds that the last tasks of a prefix took; None if they were too few."""
+        """Return the seconds that the last tasks of a prefix took; None if they were too few.
+
+        One that already runs for more than twice the average counts as one more of them.
+        """
         computed = prefix.state_counts["memory"]
         if computed < _ENOUGH:
             return None
@@ -43,6 +46,8 @@ class Durations:
             seen = self._seen[prefix] = _Seen()
         if computed != seen.computed:
             self._take(seen, computed, prefix.all_durations["compute"])
+        if prefix.duration_average < 0:  # distributed gives it up for such a task
+            return (seen.seconds + float(prefix.max_exec_time)) / (seen.weight + 1)
         return seen.mean
 
     @staticmethod
