@@ -17,9 +17,8 @@ As one submission, or, with `--pause`, as in a notebook: each of the three is as
 user has seen what came of the one before, and what was computed stays on the cluster meanwhile.
 
 Against dask-jobqueue's SLURMCluster with `adapt` and one pool that fits everything: GPUs, and the
-memory of the last step. In whole nodes; in jobs with the cores that the site gives to two GPUs; and
-in jobs with one core and one GPU, the least that there is to hold. Ours gets as much time as the
-peers take, two minutes.
+memory of the last step. In whole nodes; in halves of them, a GPU with its share of the cores; and
+in jobs with no more cores than the GPUs need, two or one. Ours gets two minutes.
 
 What is idle is what was held, by Slurm's accounts, without the work: the time of GPUs, each of
 which keeps a core waiting, and that of cores. What is lost and computed again is no work.
@@ -52,7 +51,8 @@ from dask_site import needs
 # again and again (dask-jobqueue, issue 498). Memory is asked for in whole GiB, of which the node
 # has less than eight.
 SHAPES = {
-    "whole_node": {"cores": 4, "gpus": 2, "memory": "6GiB", "most": 1},
+    "whole_node": {"cores": 16, "gpus": 2, "memory": "6GiB", "most": 1},
+    "half_node": {"cores": 8, "gpus": 1, "memory": "3GiB", "most": 2},
     "two_cores": {"cores": 2, "gpus": 2, "memory": "6GiB", "most": 1},
     "one_core": {"cores": 1, "gpus": 1, "memory": "3GiB", "most": 2},
 }
