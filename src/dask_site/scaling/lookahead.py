@@ -28,12 +28,23 @@ class Look:
     horizon : float
         Seconds beyond which it does not matter: LATER is returned.
     rest : float
-        Seconds that all other work takes, for where the graph is too large to look at.
+        Seconds that all work takes which needs something else.
+    before : callable
+        Returns the seconds that all work takes which may come before, or None where that is not
+        known: for where the graph is too large to look at.
     """
 
     waiting: dict[Any, None]
     horizon: float
     rest: float
+    before: Callable[[], float | None] = lambda: None
+
+    @property
+    def beyond(self) -> float:
+        """When the tasks will be ready at the latest, as far as can be told without a look."""
+        before = self.before()
+        latest = self.rest if before is None else before
+        return latest if latest <= self.horizon else LATER
 
 
 class Lookahead:
@@ -93,16 +104,16 @@ class Lookahead:
 
         Where each waits for work of its own, the last one waits for that of all.
         """
-        waiting, rest = look.waiting, look.rest
+        waiting = look.waiting
         first = list(itertools.islice(waiting, _SAMPLES))
         last = list(itertools.islice(reversed(waiting), _SAMPLES)) if len(first) > 1 else []
         looks: list[tuple[float, set[Any]]] = []
         for ts in dict.fromkeys((*first, *reversed(last))):
             before: set[Any] = set()
-            looks.append((self._ready_in(ts, look.horizon, rest, before), before))
+            looks.append((self._ready_in(ts, look, before), before))
         times = [time for time, _ in looks]
         own = looks[-1][1] - looks[0][1]
-        return min(times), max(*times, 0.0, min(len(waiting) * self._all_of(own), rest))
+        return min(times), max(*times, 0.0, min(len(waiting) * self._all_of(own), look.rest))
 
     def _all_of(self, tasks: set[Any]) -> float:
         work: dict[Shape, float] = defaultdict(float)
@@ -111,13 +122,12 @@ class Lookahead:
             work[shape] += left
         return max((self._takes(shape, sec) for shape, sec in work.items()), default=0.0)
 
-    def _ready_in(self, ts: Any, horizon: float, rest: float, seen: set[Any]) -> float:
+    def _ready_in(self, ts: Any, look: Look, seen: set[Any]) -> float:
         """Return when one task will be ready; `seen` takes up what it waits for."""
         work: dict[Shape, float] = defaultdict(float)
-        beyond = rest if rest <= horizon else LATER
         stack: list[Any] = []
         if not self._push(stack, ts):
-            return beyond
+            return look.beyond
         order = []
         while stack:
             dts = stack.pop()
@@ -127,10 +137,10 @@ class Lookahead:
             order.append(dts)
             shape, left = self._remaining(dts)
             work[shape] += left
-            if work[shape] / max(1, self._at_once(shape)[0]) > horizon:
+            if work[shape] / max(1, self._at_once(shape)[0]) > look.horizon:
                 return LATER
             if not self._push(stack, dts):
-                return beyond
+                return look.beyond
         by_work = max((self._takes(shape, sec) for shape, sec in work.items()), default=0.0)
         return max(by_work, self._longest_chain(ts, order))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dask_site.placement.matching import Shape
+from dask_site.scaling.ancestry import Ancestry
 from dask_site.scaling.lookahead import LATER, Look, Lookahead
 from dask_site.scaling.plan import Work
 
@@ -77,14 +79,21 @@ class Prospects:
         if not self.look_ahead:
             return work
         at_once = self._threads_of(live)
-        ahead = Lookahead(self._scheduler.matcher, duration, at_once)
+        matcher = self._scheduler.matcher
+        ahead = Lookahead(matcher, duration, at_once)
+        ancestry = Ancestry(cells, matcher, duration, partial(_takes, at_once))
         rest = self._rest(cells, at_once)
         whole = sum(rest.values())
         waits = {name: self._waits.expected(name, records) for name, records in live.items()}
         waiting = [cell for cell in cells if cell.waiting and cell.shape.slots]
         leads = [min(waits[name] for name in cell.shape.slots) for cell in waiting]
         looks = [
-            Look(cell.waiting, max(_early(lead), horizon), whole - rest[cell.shape])
+            Look(
+                cell.waiting,
+                max(_early(lead), horizon),
+                whole - rest[cell.shape],
+                partial(ancestry.seconds_before, cell),
+            )
             for cell, lead in zip(waiting, leads, strict=True)
         ]
         arrivals = ahead.arrivals(looks)
@@ -118,13 +127,11 @@ class Prospects:
 
     def _rest(self, cells: list[Cell], at_once: Any) -> dict[Shape, float]:
         """Return the seconds that the unfinished work of each shape takes with what is there."""
-        rest: dict[Shape, float] = {}
+        work: dict[Shape, float] = {}
         for cell in cells:
             seconds = cell.unfinished * self._scheduler.seconds_of(cell.prefix)
-            threads, delay = at_once(cell.shape)
-            took = seconds / max(1, threads)
-            rest[cell.shape] = rest.get(cell.shape, delay) + took
-        return rest
+            work[cell.shape] = work.get(cell.shape, 0.0) + seconds
+        return {shape: _takes(at_once, shape, seconds) for shape, seconds in work.items()}
 
     def _threads_of(self, live: Mapping[str, list[JobRecord]]) -> Any:
         there = {name: sum(len(r.workers) for r in records) for name, records in live.items()}
@@ -144,3 +151,9 @@ def _early(lead: float) -> float:
     """Return how long before work is ready its workers are asked for."""
     # A little early: the wait is a median, and durations are estimates.
     return 1.25 * lead + _ASKING
+
+
+def _takes(at_once: Any, shape: Shape, seconds: float) -> float:
+    """Return how long work takes with the threads that are there for it, or will be."""
+    threads, delay = at_once(shape)
+    return float(delay + seconds / max(1, threads))
