@@ -2,7 +2,7 @@
 
 Tile by tile, at several scales, how far each place lies above the mean and above the median of its
 surroundings (the topographic position index), for which any node will do. Places that stick out
-more than such differences do anywhere are taken for errors, and levelled. On a GPU: the sun over
+more than the roughest of these scales varies are taken for errors, and levelled. On a GPU: the sun over
 one day. On a node with much memory: where water runs, over the whole terrain. The last two are
 functions of examples/winter_sun.py.
 
@@ -61,7 +61,7 @@ SHAPES = {
 }
 PRICES = {"standard": 0.01, "highmem": 0.03}  # of a core for an hour, as in the site file
 GPU_PRICE = 0.8
-SPIKE = 6  # standard deviations of the roughest scale
+SPIKE = 1  # standard deviation of the roughest scale
 RECORDS = Path("~/bench-records").expanduser()
 # Before it is uploaded: then it is imported from elsewhere.
 TERRAIN = str(Path(terrain.__file__).absolute())

@@ -20,6 +20,7 @@ from distributed.scheduler import (
     ALL_TASK_STATES,
     DEFAULT_EXTENSIONS,
     SchedulerState,
+    TaskGroup,
     TaskPrefix,
     TaskState,
     WorkerState,
@@ -88,11 +89,13 @@ def test_what_the_scheduler_keeps_of_workers_and_tasks():
     worker |= {"last_seen", "metrics", "has_what", "nbytes", "actors", "status", "extra"}
     worker |= {"name"}
     task = {"resource_restrictions", "worker_restrictions", "host_restrictions", "priority"}
-    task |= {"loose_restrictions", "waiting_on", "processing_on", "prefix", "actor"}
+    task |= {"group", "loose_restrictions", "waiting_on", "processing_on", "prefix", "actor"}
     assert worker <= set(dir(WorkerState)), VERSION
     assert task <= set(dir(TaskState)), VERSION
     prefix = {"duration_average", "max_exec_time", "state_counts", "all_durations"}
     assert prefix <= set(dir(TaskPrefix)), VERSION
+    assert {"dependencies", "states", "prefix"} <= set(dir(TaskGroup)), VERSION
+    assert "self.group.dependencies.add(other.group)" in inspect.getsource(TaskState), VERSION
     assert parameters(TaskState.get_nbytes_deps) == ["self"], VERSION
     expected = {"waiting", "queued", "no-worker", "processing", "memory", "erred", "forgotten"}
     assert expected <= set(ALL_TASK_STATES), VERSION

@@ -1,4 +1,7 @@
-"""How much work comes before that of a kind."""
+"""How much work comes before a task."""
+
+import math
+from collections import Counter
 
 import pytest
 
@@ -9,69 +12,81 @@ ANY, GPU = Shape((), {"cpu": 1}), Shape((("gpu", 1),), {"gpu": 1})
 SECONDS = {"load": 0.1, "clean": 2.0, "sum": 0.5, "train": 10.0}
 
 
-class Task:
-    def __init__(self, prefix, *before, needs=None):
-        self.prefix, self.waiting_on = prefix, set(before)
-        self.resource_restrictions = needs
+class Group:
+    """What distributed knows of a layer, and a task of it."""
+
+    def __init__(self, prefix, *before, **states):
+        self.prefix, self.dependencies, self.states = prefix, set(before), Counter(states)
+        self.group = self
 
 
 class Cell:
-    def __init__(self, shape, prefix, waiting=(), ready=0):
-        self.shape, self.prefix = shape, prefix
-        self.waiting = dict.fromkeys(waiting)
-        self.unfinished = ready + len(self.waiting)
+    def __init__(self, shape, prefix, unfinished=1):
+        self.shape, self.prefix, self.unfinished = shape, prefix, unfinished
 
 
-class Matcher:
-    def shape(self, needs):
-        return GPU if needs else ANY
-
-
-def ancestry(*cells, threads=2):
-    return Ancestry(cells, Matcher(), SECONDS.get, lambda _, seconds: seconds / threads)
+def ancestry(cells=(), enough=1000.0):
+    threads = {ANY: 2, GPU: 1}
+    cells = cells or [Cell(GPU if name == "train" else ANY, name) for name in SECONDS]
+    return Ancestry(cells, SECONDS.get, lambda shape, took: took / threads[shape], enough)
 
 
 @pytest.fixture
 def pipeline():
-    """Forty chunks are loaded, cleaned and summed up, and then something is trained."""
-    loads = [Task("load") for _ in range(40)]
-    cleans = [Task("clean", load) for load in loads]
-    total = Task("sum", *cleans)
-    return [
-        Cell(ANY, "load", ready=40),
-        Cell(ANY, "clean", cleans),
-        Cell(ANY, "sum", [total]),
-        Cell(GPU, "train", [Task("train", total, needs={"gpu": 1})]),
-    ]
+    """Chunks are loaded, cleaned and summed up, then something is trained, and loaded again."""
+    load = Group("load", queued=30, processing=10, memory=60)
+    clean = Group("clean", load, waiting=40)
+    total = Group("sum", clean, waiting=1)
+    train = Group("train", total, clean, waiting=1)
+    return [load, clean, total, train, Group("load", train, waiting=1)]
 
 
-def test_all_kinds_that_come_before_count_and_no_others(pipeline):
-    _, clean, total, train = pipeline
-    found = ancestry(*pipeline)
+def test_all_layers_that_come_before_count_and_no_others(pipeline):
+    load, clean, total, train, again = pipeline
+    found = ancestry()
+    assert found.seconds_before(load) == 0
     assert found.seconds_before(clean) == pytest.approx(40 * 0.1 / 2)
     assert found.seconds_before(total) == pytest.approx(40 * 2.1 / 2)
     assert found.seconds_before(train) == pytest.approx((40 * 2.1 + 0.5) / 2)
+    assert found.seconds_before(again) == pytest.approx((40 * 2.1 + 0.5) / 2 + 10)
 
 
-def test_a_kind_that_comes_before_itself_counts_once():
-    first = Task("load")
-    second = Task("load", first)
-    cell = Cell(ANY, "load", [second], ready=1)
-    assert ancestry(cell).seconds_before(cell) == pytest.approx(0.1)
+def test_what_is_finished_takes_nothing():
+    load = Group("load", memory=100, released=3, forgotten=7, erred=1)
+    assert ancestry().seconds_before(Group("clean", load, waiting=1)) == 0
+
+
+def test_a_layer_that_comes_before_itself_counts_once():
+    layer = Group("load", waiting=5)
+    layer.dependencies.add(layer)
+    assert ancestry().seconds_before(layer) == pytest.approx(5 * 0.1 / 2)
 
 
 def test_what_is_counted_nowhere_makes_it_unknown(pipeline):
-    train = pipeline[-1]
-    assert ancestry(*pipeline[1:]).seconds_before(train) is None
+    some = ancestry(cells=[Cell(ANY, "load"), Cell(GPU, "train")])
+    assert some.seconds_before(pipeline[1]) is not None
+    assert some.seconds_before(pipeline[3]) is None
 
 
-def test_thousands_of_kinds_in_a_row_take_no_more_steps_than_a_tick_has():
-    tasks = [Task(0)]
-    for name in range(1, 6000):
-        tasks.append(Task(name, tasks[-1]))
-    cells = [Cell(ANY, task.prefix, [task]) for task in tasks]
-    found = Ancestry(cells, Matcher(), lambda _: 1.0, lambda _, seconds: seconds)
-    known = [found.seconds_before(cell) for cell in cells]
-    assert known[1] == 1.0
+def test_names_that_some_have_with_needs_are_taken_for_what_most_of_them_need():
+    both = [Cell(GPU, "load", 3), Cell(ANY, "load", 40)]
+    after = Group("clean", Group("load", waiting=43), waiting=1)
+    assert ancestry(cells=both).seconds_before(after) == pytest.approx(43 * 0.1 / 2)
+
+
+def test_no_more_is_added_up_than_is_enough(pipeline):
+    total, train = pipeline[2:4]
+    assert ancestry(enough=41.0).seconds_before(total) == math.inf
+    assert ancestry(enough=41.0).seconds_before(train) == math.inf
+    assert ancestry(enough=43.0).seconds_before(total) == pytest.approx(42.0)
+
+
+def test_thousands_of_layers_in_a_row_take_no_more_steps_than_a_tick_has():
+    groups = [Group("load", waiting=1)]
+    for _ in range(6000):
+        groups.append(Group("load", groups[-1], waiting=1))
+    found = ancestry()
+    known = [found.seconds_before(group) for group in groups]
+    assert known[1] == pytest.approx(0.05)
     assert 20 < sum(seconds is not None for seconds in known) < 200
     assert known[-1] is None

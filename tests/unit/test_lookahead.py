@@ -102,7 +102,7 @@ class Many(set):
 def test_a_graph_too_large_to_look_at_is_judged_by_what_comes_before_where_that_is_known():
     barrier = Task(0.0, *[Task(1.0) for _ in range(3000)])
     looked = [
-        look().arrival(Look(dict.fromkeys([barrier]), 100.0, 40.0, lambda known=known: known))
+        look().arrival(Look(dict.fromkeys([barrier]), 100.0, 40.0, lambda _, known=known: known))
         for known in (0.5, 300.0, None)
     ]
     assert [first for first, _ in looked] == [0.5, LATER, 40.0]

@@ -30,19 +30,18 @@ class Look:
     rest : float
         Seconds that all work takes which needs something else.
     before : callable
-        Returns the seconds that all work takes which may come before, or None where that is not
-        known: for where the graph is too large to look at.
+        From a task to the seconds that all work takes which may come before it, or None where that
+        is not known: for where the graph is too large to look at.
     """
 
     waiting: dict[Any, None]
     horizon: float
     rest: float
-    before: Callable[[], float | None] = lambda: None
+    before: Callable[[Any], float | None] = lambda _: None
 
-    @property
-    def beyond(self) -> float:
-        """When the tasks will be ready at the latest, as far as can be told without a look."""
-        before = self.before()
+    def unseen(self, ts: Any) -> float:
+        """Return when a task will be ready at the latest, as far as can be told without a look."""
+        before = self.before(ts)
         latest = self.rest if before is None else before
         return latest if latest <= self.horizon else LATER
 
@@ -127,7 +126,7 @@ class Lookahead:
         work: dict[Shape, float] = defaultdict(float)
         stack: list[Any] = []
         if not self._push(stack, ts):
-            return look.beyond
+            return look.unseen(ts)
         order = []
         while stack:
             dts = stack.pop()
@@ -140,7 +139,7 @@ class Lookahead:
             if work[shape] / max(1, self._at_once(shape)[0]) > look.horizon:
                 return LATER
             if not self._push(stack, dts):
-                return look.beyond
+                return look.unseen(ts)
         by_work = max((self._takes(shape, sec) for shape, sec in work.items()), default=0.0)
         return max(by_work, self._longest_chain(ts, order))
 

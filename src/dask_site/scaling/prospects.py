@@ -79,22 +79,18 @@ class Prospects:
         if not self.look_ahead:
             return work
         at_once = self._threads_of(live)
-        matcher = self._scheduler.matcher
-        ahead = Lookahead(matcher, duration, at_once)
-        ancestry = Ancestry(cells, matcher, duration, partial(_takes, at_once))
+        ahead = Lookahead(self._scheduler.matcher, duration, at_once)
         rest = self._rest(cells, at_once)
         whole = sum(rest.values())
         waits = {name: self._waits.expected(name, records) for name, records in live.items()}
         waiting = [cell for cell in cells if cell.waiting and cell.shape.slots]
         leads = [min(waits[name] for name in cell.shape.slots) for cell in waiting]
+        horizons = [max(_early(lead), horizon) for lead in leads]
+        enough = max(horizons, default=horizon)
+        before = Ancestry(cells, duration, partial(_takes, at_once), enough).seconds_before
         looks = [
-            Look(
-                cell.waiting,
-                max(_early(lead), horizon),
-                whole - rest[cell.shape],
-                partial(ancestry.seconds_before, cell),
-            )
-            for cell, lead in zip(waiting, leads, strict=True)
+            Look(cell.waiting, until, whole - rest[cell.shape], before)
+            for cell, until in zip(waiting, horizons, strict=True)
         ]
         arrivals = ahead.arrivals(looks)
         for cell, lead, look, arrival in zip(waiting, leads, looks, arrivals, strict=True):
