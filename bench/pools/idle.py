@@ -2,8 +2,8 @@
 
 Tile by tile, at several scales, how far each place lies above the mean and above the median of its
 surroundings (the topographic position index), for which any node will do. Places that stick out
-more than the roughest of these scales varies are taken for errors, and levelled. On a GPU: the sun over
-one day. On a node with much memory: where water runs, over the whole terrain. The last two are
+more than the roughest of these scales varies are taken for errors, and levelled. On a GPU: the sun
+over one day. On a node with much memory: where water runs, over the whole terrain. The last two are
 functions of examples/winter_sun.py.
 
 As one submission. With `--pause` as in a notebook: each of the three is asked for when its user has

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dask_site")
 
 _EVERY = 1.0
+# As often, work is shared out: tasks that others wait for are done in less than a look.
+_SHARE_EVERY = 0.25
 # Of the scheduler's time looks take at most one part in so many, whatever there is to look at.
 _SHARE = 20
 _FAILURES = 3
@@ -135,17 +137,20 @@ class Controller:
         self.prospects = Prospects(scheduler, scaling, waits)
         self._unasked = Unasked(scaling.cost_of_losing)
         self._sharing = Sharing(scheduler)
+        self._asked: list[str] = []
+        self._left = 0.0
         self._drops = Gathering()
         self.gathering: set[str] = set()
         self.trouble = ""
         self._remind_at = 0.0
         scaling.kept = self._kept
         scaling.paused = lambda name: self.rules[name].paused
-        self._task = asyncio.create_task(self._run())
+        self._tasks = [asyncio.create_task(self._run()), asyncio.create_task(self._go_on_sharing())]
 
     def stop(self) -> None:
         """Stop following the work."""
-        self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     def by_hand(self, pool: str) -> None:
         """Let a pool have what it is asked for by hand."""
@@ -197,6 +202,7 @@ class Controller:
             except Exception as error:
                 self._tell_of(error)
                 _nobody_rests(self)
+                self._asked = []
             else:
                 self.trouble = ""
             took = thread_time() - begun
@@ -239,7 +245,8 @@ class Controller:
                 self.scaling.targets[name] = self._that_get_work(pool, lasting, live[name], cells)
             self._supply(pool, rules, live[name], cells, limits)
         self._let_rest(live)
-        self._share(live, cells)
+        self._asked = self._asked_for(live)
+        self._left = sum(c.unfinished * self._scheduler.seconds_of(c.prefix) for c in cells)
         self._scheduler.workers_come = any(live.values())
         self.history.append(self._sample(cells, live))
 
@@ -326,17 +333,25 @@ class Controller:
                 staying[name] = (wanted, jobs)
         self._scheduler.let_rest(self._unasked.among(staying), _BEGUN_BEFORE_REST)
 
-    @guarded(nothing, "workers that come when others have everything may stay without work")
-    def _share(self, live: Mapping[str, list[JobRecord]], cells: list[Cell]) -> None:
-        """Have workers that are asked for and have nothing get a part of what others have."""
+    def _asked_for(self, live: Mapping[str, list[JobRecord]]) -> list[str]:
+        """Return the workers that pools shall have, first those that have nothing."""
         there = self._scheduler.workers
         asked: list[str] = []
         for name, records in live.items():
             addresses = [a for r in self._staying(records) for a in r.workers if a in there]
             addresses.sort(key=lambda address: not there[address].processing)
             asked += addresses[: self.scaling.targets[name]]
-        left = sum(cell.unfinished * self._scheduler.seconds_of(cell.prefix) for cell in cells)
-        self._sharing.look(asked, left)
+        return asked
+
+    async def _go_on_sharing(self) -> None:
+        while True:
+            await asyncio.sleep(_SHARE_EVERY)
+            self._share()
+
+    @guarded(nothing, "workers that come when others have everything may stay without work")
+    def _share(self) -> None:
+        """Have workers that are asked for and have nothing get a part of what others have."""
+        self._sharing.look(self._asked, self._left)
 
     def _of_no_use(
         self, pool: Pool, rules: Rules, staying: list[JobRecord], cells: list[Cell]

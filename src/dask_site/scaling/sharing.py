@@ -16,7 +16,7 @@ _LOOKS = 2
 # Seconds of work for each thread that is there, from which on it is worth the trouble.
 _WORTH = 5.0
 # Tasks that are moved in one look at most: each is two messages.
-_MOST = 1000
+_MOST = 250
 # Of the tasks of a worker, to find out who may run them.
 _LOOKED_AT = 10
 # Seconds that it may take to move what they need, and the part of a worker's memory for that.
