@@ -126,6 +126,26 @@ def test_workers_that_come_get_work_though_all_inputs_are_elsewhere(make, tmp_pa
 
 
 @pytest.mark.slow
+def test_workers_come_for_work_that_lies_too_deep_in_a_graph_to_be_looked_at(make):
+    """Behind thousands of short tasks, and before a barrier that everything after waits for."""
+    cluster = make()
+    cluster.adapt(cpu=(0, 3), highmem=0, target_duration=10)
+
+    def smooth(block, n):
+        time.sleep(0.1)
+        return block + n
+
+    with cluster.get_client() as client:
+        height = da.zeros((120, 120), chunks=20).map_overlap(smooth, depth=2, n=1).persist()
+        rough = [height.map_overlap(smooth, depth=3 + n % 15, n=n).std() for n in range(26)]
+        rough = client.persist(rough)
+        level = da.where(height > da.stack(rough).max(), 0, height)
+        after = level.map_overlap(smooth, depth=8, n=2).persist()
+        assert until(lambda: workers(cluster)["cpu"] == 3, 20), cluster.explain()
+        client.cancel([after, *rough])
+
+
+@pytest.mark.slow
 def test_workers_that_no_work_reaches_go_again(make):
     cluster = make(cpu={"max_jobs": 3})
     cluster.adapt(target_duration=5, idle=1)

@@ -3,12 +3,12 @@
 from dask_site.scaling.growth import Growth
 
 
-def follow(*looks, there=0, least=0):
+def follow(*looks, there=0, least=0, first=True):
     """Return what a pool gets, look by look; what it gets is there at the next."""
     growth = Growth(["cpu"])
     given = []
     for wanted in looks:
-        there = growth.lasting("cpu", wanted, there, least)
+        there = growth.lasting("cpu", wanted, there, least, first)
         given.append(there)
     return given
 
@@ -32,3 +32,8 @@ def test_fewer_are_wanted_at_once():
 
 def test_bounds_from_below_hold_at_once():
     assert follow(4, least=4) == [4]
+
+
+def test_what_is_too_much_for_cheaper_pools_is_so_for_a_while():
+    assert follow(2, 0, 1, 2, first=False) == [0, 0, 0, 0]
+    assert follow(2, 2, 1, first=False) == [0, 0, 1]

@@ -231,7 +231,9 @@ class Controller:
         self._walltimes.mind(live, cells, full)
         self._paused_jobs.look(record for records in live.values() for record in records)
         limits = self._limits(live)
-        wanted = plan(self.prospects.work(cells, live, self.horizon), limits, self.horizon)
+        work = self.prospects.work(cells, live, self.horizon)
+        wanted = plan(work, limits, self.horizon)
+        cheapest = {next((n for n in w.shape.slots if limits[n].most), None) for w in work}
         self.gathering = {n for n in wanted if not live[n] and self._gathers(n, cells)}
         for name in self.gathering:
             wanted[name] = self.rules[name].least
@@ -241,7 +243,9 @@ class Controller:
             pool = self._site.pools[name]
             if rules.by_demand:
                 there = len(live[name]) * pool.processes
-                lasting = self._growth.lasting(name, wanted[name], there, rules.least)
+                lasting = self._growth.lasting(
+                    name, wanted[name], there, rules.least, name in cheapest
+                )
                 self.scaling.targets[name] = self._that_get_work(pool, lasting, live[name], cells)
             self._supply(pool, rules, live[name], cells, limits)
         self._let_rest(live)

@@ -13,7 +13,7 @@ class Growth:
 
     Thousands of tasks that nobody has timed look like hours of work until the first of them has
     run, and jobs that are asked for in between have to be cancelled again. The first worker comes
-    at once: it is what times them.
+    at once: it is what times them. Not so in a pool for what is too much for cheaper ones.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class Growth:
     def __init__(self, pools: Iterable[str]) -> None:
         self._wanted: dict[str, deque[int]] = {name: deque(maxlen=_LOOKS) for name in pools}
 
-    def lasting(self, pool: str, wanted: int, there: int, least: int) -> int:
+    def lasting(self, pool: str, wanted: int, there: int, least: int, first: bool) -> int:
         """Return how many workers a pool shall have.
 
         Parameters
@@ -35,10 +35,12 @@ class Growth:
             What the pool has, jobs on their way included.
         least : int
             What it has at once, whatever was wanted before.
+        first : bool
+            Whether it is the cheapest for some of the work.
         """
         looks = self._wanted[pool]
         looks.append(wanted)
         if wanted <= there:
             return wanted
         sustained = min(looks) if len(looks) == _LOOKS else 0
-        return max(sustained, there, least, 1)
+        return max(sustained, there, least, int(first))
