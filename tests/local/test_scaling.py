@@ -20,6 +20,7 @@ from places import count, here, slow, span
 from dask_site import Cluster, NeedError, Site, needs, pool
 from dask_site.cluster.errors import PoolError
 from dask_site.scaling import paused
+from dask_site.scaling.ancestry import Ancestry
 
 
 class ByHand:
@@ -125,24 +126,31 @@ def test_workers_that_come_get_work_though_all_inputs_are_elsewhere(make, tmp_pa
     assert shares.total() == 900 and len(shares) == 2 and min(shares.values()) > 200, shares
 
 
-@pytest.mark.slow
-def test_workers_come_for_work_that_lies_too_deep_in_a_graph_to_be_looked_at(make):
-    """Behind thousands of short tasks, and before a barrier that everything after waits for."""
+def test_layers_of_a_graph_know_what_comes_before_them(make):
+    """Without a worker, so that nothing has begun; each task is taken to last for half a second."""
     cluster = make()
-    cluster.adapt(cpu=(0, 3), highmem=0, target_duration=10)
-
-    def smooth(block, n):
-        time.sleep(0.1)
-        return block + n
-
+    cluster._controller.stop()
+    scheduler = cluster.scheduler
     with cluster.get_client() as client:
-        height = da.zeros((120, 120), chunks=20).map_overlap(smooth, depth=2, n=1).persist()
-        rough = [height.map_overlap(smooth, depth=3 + n % 15, n=n).std() for n in range(26)]
-        rough = client.persist(rough)
-        level = da.where(height > da.stack(rough).max(), 0, height)
-        after = level.map_overlap(smooth, depth=8, n=2).persist()
-        assert until(lambda: workers(cluster)["cpu"] == 3, 20), cluster.explain()
-        client.cancel([after, *rough])
+        base = da.zeros((60, 10), chunks=10).map_blocks(sleepy, dtype=int, name="base")
+        lit = base.map_blocks(on_gpu, dtype=int, name="lit")
+        top = lit.max(split_every=100)
+        below = base.map_blocks(slow, 0, dtype=int, name="below")
+        with dask.config.set({"optimization.fuse.active": False}):
+            work = client.persist([top, below], optimize_graph=False)
+        assert until(lambda: len(scheduler.tasks) > 24)
+
+        async def before():
+            ancestry = Ancestry(
+                scheduler.demand.cells(), scheduler.seconds_of, lambda _, seconds: seconds
+            )
+            return {key: ancestry.seconds_before(ts) for key, ts in scheduler.tasks.items()}
+
+        found = cluster.sync(before)
+        zeros = found["base", 0, 0]
+        assert found["lit", 3, 0] == found["below", 5, 0] == zeros + 6 * 0.5
+        assert found[top.__dask_keys__()[0]] > zeros + 12 * 0.5
+        client.cancel(work)
 
 
 @pytest.mark.slow
