@@ -153,6 +153,19 @@ def test_layers_of_a_graph_know_what_comes_before_them(make):
         client.cancel(work)
 
 
+def test_dearer_pools_get_what_is_too_much_for_cheaper_ones_after_a_while(by_hand):
+    one = by_hand()
+    with one.cluster.get_client() as client:
+        work = client.map(sleepy, range(1000))
+        assert until(lambda: sum(one.states().values()) > 999)
+        one.look()
+        one.look()
+        assert one.asked["highmem"] == 0
+        one.look()
+        assert one.asked["highmem"] > 0
+        client.cancel(work)
+
+
 @pytest.mark.slow
 def test_workers_that_no_work_reaches_go_again(make):
     cluster = make(cpu={"max_jobs": 3})

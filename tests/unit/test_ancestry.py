@@ -21,13 +21,14 @@ class Group:
 
 
 class Cell:
-    def __init__(self, shape, prefix, unfinished=1):
-        self.shape, self.prefix, self.unfinished = shape, prefix, unfinished
+    def __init__(self, shape, prefix, unfinished=1, ready=0):
+        self.shape, self.prefix, self.unfinished, self.ready = shape, prefix, unfinished, ready
 
 
-def ancestry(cells=(), enough=1000.0):
+def ancestry(cells=(), enough=1000.0, **ready):
     threads = {ANY: 2, GPU: 1}
-    cells = cells or [Cell(GPU if name == "train" else ANY, name) for name in SECONDS]
+    shapes = dict.fromkeys(SECONDS, ANY) | {"train": GPU}
+    cells = cells or [Cell(shapes[name], name, ready=ready.get(name, 0)) for name in SECONDS]
     return Ancestry(cells, SECONDS.get, lambda shape, took: took / threads[shape], enough)
 
 
@@ -43,12 +44,20 @@ def pipeline():
 
 def test_all_layers_that_come_before_count_and_no_others(pipeline):
     load, clean, total, train, again = pipeline
-    found = ancestry()
+    found = ancestry(load=40)
     assert found.seconds_before(load) == 0
     assert found.seconds_before(clean) == pytest.approx(40 * 0.1 / 2)
     assert found.seconds_before(total) == pytest.approx(40 * 2.1 / 2)
     assert found.seconds_before(train) == pytest.approx((40 * 2.1 + 0.5) / 2)
     assert found.seconds_before(again) == pytest.approx((40 * 2.1 + 0.5) / 2 + 10)
+
+
+def test_what_is_ready_counts_too_but_for_tasks_of_the_same_kind(pipeline):
+    _, clean, total, *_ = pipeline
+    found = ancestry(load=40, clean=7)
+    assert found.seconds_before(clean) == pytest.approx(40 * 0.1 / 2)
+    assert found.seconds_before(total) == pytest.approx((4 + 80 + 7 * 2.0) / 2)
+    assert ancestry(load=40, train=9).seconds_before(total) == pytest.approx(42.0), "by others"
 
 
 def test_what_is_finished_takes_nothing():
@@ -76,9 +85,9 @@ def test_names_that_some_have_with_needs_are_taken_for_what_most_of_them_need():
 
 def test_no_more_is_added_up_than_is_enough(pipeline):
     total, train = pipeline[2:4]
-    assert ancestry(enough=41.0).seconds_before(total) == math.inf
-    assert ancestry(enough=41.0).seconds_before(train) == math.inf
-    assert ancestry(enough=43.0).seconds_before(total) == pytest.approx(42.0)
+    assert ancestry(enough=41.0, load=40).seconds_before(total) == math.inf
+    assert ancestry(enough=41.0, load=40).seconds_before(train) == math.inf
+    assert ancestry(enough=43.0, load=40).seconds_before(total) == pytest.approx(42.0)
 
 
 def test_thousands_of_layers_in_a_row_take_no_more_steps_than_a_tick_has():

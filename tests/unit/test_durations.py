@@ -19,6 +19,7 @@ class Prefix:
         self.state_counts["memory"] += len(seconds)
         self.all_durations["compute"] += sum(seconds)
         self.duration_average = seconds[-1]
+        self.max_exec_time = max(self.max_exec_time, *seconds)
 
     def runs_for(self, seconds):
         self.max_exec_time = max(seconds, self.max_exec_time)
@@ -91,3 +92,23 @@ def test_tasks_that_are_far_longer_than_the_first_are_known_before_they_end(pref
     prefix.computed(0.1, 0.1, 0.1)
     prefix.runs_for(3600)
     assert durations.mean(prefix) > 600
+
+
+def test_what_took_long_once_says_nothing_of_what_runs_now(prefix):
+    durations = Durations()
+    prefix.computed(600)
+    for _ in range(200):
+        prefix.computed(*[0.5] * 10)
+        durations.mean(prefix)
+    prefix.runs_for(1.1)
+    assert durations.mean(prefix) == pytest.approx(0.5)
+    prefix.runs_for(700)
+    assert durations.mean(prefix) > 30
+
+
+def test_data_of_that_name_was_never_computed(prefix):
+    durations = Durations()
+    prefix.state_counts["memory"] = 5
+    assert durations.mean(prefix) is None
+    prefix.runs_for(2)
+    assert durations.mean(prefix) > 0

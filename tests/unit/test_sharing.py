@@ -121,6 +121,11 @@ def test_at_most_some_hundreds_in_one_look():
     assert [len(keys) for keys in moved.values()] == [83] * 3
 
 
+def test_more_workers_than_may_move_tasks_in_one_look_get_one_each_in_turn():
+    stage = Stage(tasks=10_000, others=300)
+    assert [len(keys) for keys in stage.look(seconds=1e6).values()] == [1] * 250
+
+
 def test_each_pool_shares_its_own():
     """Tasks with needs are never queued on the scheduler: all of them are on their workers."""
     stage = Stage(others=2)

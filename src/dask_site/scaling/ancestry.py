@@ -10,9 +10,9 @@ from typing import Any
 from dask_site.placement.matching import Shape
 from dask_site.scaling.demand import Cell
 
-_UNFINISHED = ("waiting", "queued", "no-worker", "processing")
-# Steps in one tick, from a group to one that it waits for.
-_BUDGET = 5000
+_READY = ("queued", "no-worker", "processing")
+# Steps in one tick, from a group to one that it waits for; about 1 us each.
+_BUDGET = 2000
 
 
 class Ancestry:
@@ -40,6 +40,9 @@ class Ancestry:
         # Of tasks of one name mostly all need the same.
         order = sorted(cells, key=lambda cell: cell.unfinished)
         self._shapes = {cell.prefix: cell.shape for cell in order}
+        self._ready: dict[Shape, dict[Any, float]] = defaultdict(lambda: defaultdict(float))
+        for cell in order:
+            self._ready[cell.shape][cell.prefix] += cell.ready * seconds_of(cell.prefix)
         self._seconds_of = seconds_of
         self._takes = takes
         self._enough = enough
@@ -47,10 +50,10 @@ class Ancestry:
         self._known: dict[Any, float | None] = {}
 
     def seconds_before(self, ts: Any) -> float | None:
-        """Return how long all work of the groups before that of a task takes.
+        """Return how long the work of the groups before that of a task takes, and what is ready.
 
-        The task is ready no later than that, perhaps long before. None if it is not known, and
-        infinity if it is more than enough.
+        Of what is ready other tasks of its name don't count: it would be done beside them. None if
+        it is not known, and infinity if it is more than enough.
         """
         if ts.group not in self._known:
             self._known[ts.group] = self._all_before(ts.group)
@@ -59,21 +62,30 @@ class Ancestry:
     def _all_before(self, group: Any) -> float | None:
         found: set[Any] = set()
         todo = [group]
-        work: dict[Shape, float] = defaultdict(float)
+        work: dict[Shape, float] = {}
         while todo:
             for before in todo.pop().dependencies:
                 self._budget -= 1
                 if self._budget < 0:
                     return None
-                unfinished = sum(map(before.states.__getitem__, _UNFINISHED))
-                if before in found or not unfinished:
-                    continue  # nor is there anything left before it
+                left = before.states["waiting"]
+                ready = sum(map(before.states.__getitem__, _READY))
+                if before in found or not (left or ready):
+                    continue  # where nothing is left, there is nothing before it either
                 shape = self._shapes.get(before.prefix)
                 if shape is None:
                     return None
                 found.add(before)
                 todo.append(before)
-                work[shape] += unfinished * self._seconds_of(before.prefix)
+                if shape not in work:
+                    work[shape] = self._ready_beside(group.prefix, shape)
+                if before.prefix is group.prefix:
+                    left += ready
+                work[shape] += left * self._seconds_of(before.prefix)
                 if self._takes(shape, work[shape]) > self._enough:
                     return math.inf
         return sum(self._takes(*each) for each in work.items())
+
+    def _ready_beside(self, prefix: Any, shape: Shape) -> float:
+        ready = self._ready[shape]
+        return sum(ready.values()) - ready.get(prefix, 0.0)

@@ -244,7 +244,7 @@ class Controller:
             if rules.by_demand:
                 there = len(live[name]) * pool.processes
                 lasting = self._growth.lasting(
-                    name, wanted[name], there, rules.least, name in cheapest
+                    name, wanted[name], there, limits[name].least, name in cheapest
                 )
                 self.scaling.targets[name] = self._that_get_work(pool, lasting, live[name], cells)
             self._supply(pool, rules, live[name], cells, limits)
@@ -348,9 +348,12 @@ class Controller:
         return asked
 
     async def _go_on_sharing(self) -> None:
+        took = 0.0
         while True:
-            await asyncio.sleep(_SHARE_EVERY)
+            await asyncio.sleep(max(_SHARE_EVERY, _SHARE * took))
+            begun = thread_time()
             self._share()
+            took = thread_time() - begun
 
     @guarded(nothing, "workers that come when others have everything may stay without work")
     def _share(self) -> None:

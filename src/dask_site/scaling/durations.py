@@ -15,11 +15,11 @@ _KEPT_SECONDS = 2.0
 class _Seen:
     """What of one prefix was seen: in all, and with the weight that it has in the mean."""
 
-    __slots__ = ("computed", "mean", "seconds", "total", "weight")
+    __slots__ = ("computed", "longest", "mean", "seconds", "total", "weight")
 
     def __init__(self) -> None:
         self.computed = 0
-        self.total = self.weight = self.seconds = self.mean = 0.0
+        self.total = self.weight = self.seconds = self.mean = self.longest = 0.0
 
 
 class Durations:
@@ -36,7 +36,7 @@ class Durations:
     def mean(self, prefix: Any) -> float | None:
         """Return the seconds that the last tasks of a prefix took; None if they were too few.
 
-        One that already runs for more than twice the average counts as one more of them.
+        One that already runs for longer than all before counts as one more of them.
         """
         computed = prefix.state_counts["memory"]
         if computed < _ENOUGH:
@@ -46,8 +46,12 @@ class Durations:
             seen = self._seen[prefix] = _Seen()
         if computed != seen.computed:
             self._take(seen, computed, prefix.all_durations["compute"])
-        if prefix.duration_average < 0:  # distributed gives it up for such a task
+        if prefix.duration_average >= 0:
+            seen.longest = prefix.max_exec_time
+        elif prefix.max_exec_time > seen.longest:  # one runs for twice the average, or longer
             return (seen.seconds + float(prefix.max_exec_time)) / (seen.weight + 1)
+        elif not seen.total:
+            return None  # what clients bring is in memory too, and was never computed
         return seen.mean
 
     @staticmethod

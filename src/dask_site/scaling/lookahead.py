@@ -40,7 +40,7 @@ class Look:
     before: Callable[[Any], float | None] = lambda _: None
 
     def unseen(self, ts: Any) -> float:
-        """Return when a task will be ready at the latest, as far as can be told without a look."""
+        """Return when a task will be ready, as far as can be told without a look: rather late."""
         before = self.before(ts)
         latest = self.rest if before is None else before
         return latest if latest <= self.horizon else LATER

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from dask_site.placement.matching import Shape
@@ -67,7 +67,7 @@ class Prospects:
         horizon : float
             Seconds in which work that is ready shall be done.
         """
-        duration = self._scheduler.seconds_of
+        duration = cache(self._scheduler.seconds_of)
         work = [
             Work(cell.shape, cell.ready, cell.ready * duration(cell.prefix))
             for cell in cells
@@ -132,6 +132,7 @@ class Prospects:
     def _threads_of(self, live: Mapping[str, list[JobRecord]]) -> Any:
         there = {name: sum(len(r.workers) for r in records) for name, records in live.items()}
 
+        @cache
         def threads(shape: Shape) -> tuple[int, float]:
             now = sum(there[name] * slots for name, slots in shape.slots.items())
             if now or not shape.slots:

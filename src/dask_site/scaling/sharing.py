@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from heapq import nlargest
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +78,11 @@ class Sharing:
 
     def _share(self, stealing: Any, victim: Any, takers: list[Any]) -> list[Any]:
         """Share what waits on a worker among those that may run it; returns who got something."""
-        begun = {*victim.executing, *victim.long_running}
-        tasks = sorted(victim.processing - begun, key=attrgetter("priority"))
+        waiting = victim.processing - {*victim.executing, *victim.long_running}
+        tasks = nlargest(_MOST, waiting, key=attrgetter("priority"))[::-1]
         able = [ws for ws in takers if any(self._may_run(ts, ws) for ts in tasks[-_LOOKED_AT:])]
-        each = min(len(tasks) // (len(able) + 1), _MOST // max(1, len(able)))
+        able = able[:_MOST]
+        each = min(len(waiting) // (len(able) + 1), _MOST // max(1, len(able)))
         served = []
         for taker in able:
             part = [tasks.pop() for _ in range(each)]
