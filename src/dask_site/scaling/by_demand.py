@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dask_site")
 
 _EVERY = 1.0
-# As often, work is shared out: tasks that others wait for are done in less than a look.
-_SHARE_EVERY = 0.25
+# Work is shared out more often: tasks that others wait for may be done in less time than that.
+_SHARING_EVERY = 0.25
 # Of the scheduler's time looks take at most one part in so many, whatever there is to look at.
 _SHARE = 20
 _FAILURES = 3
@@ -350,7 +350,7 @@ class Controller:
     async def _go_on_sharing(self) -> None:
         took = 0.0
         while True:
-            await asyncio.sleep(max(_SHARE_EVERY, _SHARE * took))
+            await asyncio.sleep(max(_SHARING_EVERY, _SHARE * took))
             begun = thread_time()
             self._share()
             took = thread_time() - begun
