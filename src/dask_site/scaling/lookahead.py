@@ -119,7 +119,7 @@ class Lookahead:
         for ts in tasks:
             shape, left = self._remaining(ts)
             work[shape] += left
-        return max((self._takes(shape, sec) for shape, sec in work.items()), default=0.0)
+        return max((self.takes(shape, sec) for shape, sec in work.items()), default=0.0)
 
     def _ready_in(self, ts: Any, look: Look, seen: set[Any]) -> float:
         """Return when one task will be ready; `seen` takes up what it waits for."""
@@ -140,7 +140,7 @@ class Lookahead:
                 return LATER
             if not self._push(stack, dts):
                 return look.unseen(ts)
-        by_work = max((self._takes(shape, sec) for shape, sec in work.items()), default=0.0)
+        by_work = max((self.takes(shape, sec) for shape, sec in work.items()), default=0.0)
         return max(by_work, self._longest_chain(ts, order))
 
     def _push(self, stack: list[Any], ts: Any) -> bool:
@@ -154,7 +154,8 @@ class Lookahead:
             stack.extend(before)
         return True
 
-    def _takes(self, shape: Shape, seconds: float) -> float:
+    def takes(self, shape: Shape, seconds: float) -> float:
+        """Return how long work takes with the threads that are there for it, or will be."""
         at_once, delay = self._at_once(shape)
         return delay + seconds / max(1, at_once)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dask_site.placement.matching import Shape
@@ -78,16 +78,18 @@ class Prospects:
         self.spread = {}
         if not self.look_ahead:
             return work
-        at_once = self._threads_of(live)
-        ahead = Lookahead(self._scheduler.matcher, duration, at_once)
-        rest = self._rest(cells, at_once)
+        ahead = Lookahead(self._scheduler.matcher, duration, self._threads_of(live))
+        rest: dict[Shape, float] = {}
+        for cell in cells:
+            rest[cell.shape] = rest.get(cell.shape, 0.0) + cell.unfinished * duration(cell.prefix)
+        rest = {shape: ahead.takes(shape, seconds) for shape, seconds in rest.items()}
         whole = sum(rest.values())
         waits = {name: self._waits.expected(name, records) for name, records in live.items()}
         waiting = [cell for cell in cells if cell.waiting and cell.shape.slots]
         leads = [min(waits[name] for name in cell.shape.slots) for cell in waiting]
         horizons = [max(_early(lead), horizon) for lead in leads]
         enough = max(horizons, default=horizon)
-        before = Ancestry(cells, duration, partial(_takes, at_once), enough).seconds_before
+        before = Ancestry(cells, duration, ahead.takes, enough).seconds_before
         looks = [
             Look(cell.waiting, until, whole - rest[cell.shape], before)
             for cell, until in zip(waiting, horizons, strict=True)
@@ -121,18 +123,9 @@ class Prospects:
         seconds = count * self._scheduler.seconds_of(cell.prefix)
         return Work(cell.shape, max(1.0, count * share), seconds * share)
 
-    def _rest(self, cells: list[Cell], at_once: Any) -> dict[Shape, float]:
-        """Return the seconds that the unfinished work of each shape takes with what is there."""
-        work: dict[Shape, float] = {}
-        for cell in cells:
-            seconds = cell.unfinished * self._scheduler.seconds_of(cell.prefix)
-            work[cell.shape] = work.get(cell.shape, 0.0) + seconds
-        return {shape: _takes(at_once, shape, seconds) for shape, seconds in work.items()}
-
     def _threads_of(self, live: Mapping[str, list[JobRecord]]) -> Any:
         there = {name: sum(len(r.workers) for r in records) for name, records in live.items()}
 
-        @cache
         def threads(shape: Shape) -> tuple[int, float]:
             now = sum(there[name] * slots for name, slots in shape.slots.items())
             if now or not shape.slots:
@@ -148,9 +141,3 @@ def _early(lead: float) -> float:
     """Return how long before work is ready its workers are asked for."""
     # A little early: the wait is a median, and durations are estimates.
     return 1.25 * lead + _ASKING
-
-
-def _takes(at_once: Any, shape: Shape, seconds: float) -> float:
-    """Return how long work takes with the threads that are there for it, or will be."""
-    threads, delay = at_once(shape)
-    return float(delay + seconds / max(1, threads))
